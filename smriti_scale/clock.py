@@ -6,7 +6,7 @@ Everything that waits or ages takes a `Clock`; `smriti_scale.testing` has one th
 from __future__ import annotations
 
 import asyncio
-import time
+import time as _time
 from typing import Protocol
 
 
@@ -29,8 +29,8 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clock. The methods are the built-ins themselves: no frame is added on a hot path."""
 
-    time = staticmethod(time.time)
-    monotonic = staticmethod(time.monotonic)
+    time = staticmethod(_time.time)
+    monotonic = staticmethod(_time.monotonic)
 
     @staticmethod
     async def sleep(seconds: float) -> None:

@@ -39,8 +39,7 @@ class MissingExtraError(ScaleError, ImportError):
 
     def __init__(self, extra: str, *, package: str, feature: str) -> None:
         super().__init__(
-            f"{feature} needs the package {package!r}, which is not installed: "
-            f"pip install 'smriti_scale[{extra}]'"
+            f"{feature} needs the package {package!r}, which is not installed: pip install 'smriti_scale[{extra}]'"
         )
         self.extra = extra
         self.package = package
