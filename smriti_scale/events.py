@@ -73,6 +73,14 @@ class BreakerChanged(Event):
 
 # --- pagination
 
+
+@dataclass(frozen=True, slots=True)
+class CursorRejected(Event):
+    """A page cursor was refused: `malformed`, `version`, `signature`, `sort`, `filter`, `scope` or `expired`."""
+
+    reason: str
+
+
 # --- mongo
 
 # --- ratelimit
