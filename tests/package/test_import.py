@@ -12,17 +12,6 @@ import pytest
 import smriti_scale
 
 HEAVY = {"motor", "pymongo", "redis", "slowapi", "starlette", "pydantic", "sentry_sdk", "cachetools", "orjson"}
-    "motor",
-    "pymongo",
-    "redis",
-    "slowapi",
-    "starlette",
-    "pydantic",
-    "sentry_sdk",
-    "cachetools",
-    "celery",
-    "orjson",
-)
 
 
 def loaded_after(statement: str) -> set[str]:
