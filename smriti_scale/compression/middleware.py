@@ -138,7 +138,7 @@ _CONDITIONS = (b"if-none-match", b"if-match")
 
 
 class _Responder:
-    """One answer on its way out. `send` is what the application calls."""
+    """One answer on its way out. `_next` is what becomes of the application's next message."""
 
     __slots__ = (
         "_choice",
@@ -146,10 +146,10 @@ class _Responder:
         "_condition",
         "_fields",
         "_middleware",
+        "_next",
         "_scope",
         "_send",
         "_start",
-        "send",
     )
 
     def __init__(
@@ -163,7 +163,10 @@ class _Responder:
         self._coder: Coder | None = None if choice.coding is None else middleware._coders[choice.coding]
         self._start: Message | None = None
         self._fields: dict[bytes, bytes] = {}
-        self.send: Send = self._before_body
+        self._next: Send = self._before_body
+
+    async def send(self, message: Message) -> None:
+        await self._next(message)
 
     async def close(self) -> None:
         """Send the start of an answer that never got a body."""
@@ -176,7 +179,7 @@ class _Responder:
 
     async def _pass(self, start: Message) -> None:
         """Send the start, and from now on whatever comes, as it is."""
-        self.send = self._send
+        self._next = self._send
         await self._begin(start)
 
     async def _before_body(self, message: Message) -> None:
@@ -188,7 +191,7 @@ class _Responder:
         else:
             if self._start is not None and kind != "http.response.early_hint":
                 # The server sends a file by itself (pathsend, zerocopysend): no bytes to code here.
-                self.send = self._send
+                self._next = self._send
                 await self._begin(self._start)
             await self._send(message)
 
@@ -251,7 +254,7 @@ class _Responder:
         else:
             self._start_coding(coder)
             await self._begin(self._with_coding(start, coder, length=None))
-            await self.send(message)
+            await self._next(message)
 
     async def _send_coded(self, start: Message, message: Message, body: bytes, coder: Coder) -> None:
         coded = await self._run(coder, coder.encode, body)
@@ -285,7 +288,7 @@ class _Responder:
                 message = {**message, "body": await self._run(coder, stream.write, body)}
             await self._send(message)
 
-        self.send = send
+        self._next = send
 
     async def _run(self, coder: Coder, code: Callable[[bytes], bytes], body: bytes) -> bytes:
         offload_size = self._middleware._offload_size
