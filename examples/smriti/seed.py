@@ -11,11 +11,11 @@ from typing import Any
 
 from bson import ObjectId
 from rich.progress import Progress
+from smriti_scale.mongo import MongoClients
 
 from examples.smriti.auth.accounts import now
 from examples.smriti.indexes import INDEXES
 from examples.smriti.settings import SmritiSettings
-from smriti_scale.mongo import MongoClients
 
 _THOUGHTS = (
     "Walked to the river before work; the light was already there.",
@@ -26,7 +26,7 @@ _THOUGHTS = (
     "Three good things: rain, an empty inbox, the smell of bread.",
     "I keep the question and let the answer come late.",
 )
-_NO_PASSWORD = "*"  # noqa: S105 - no bcrypt hash, so nobody can sign in as a seeded person
+_NO_PASSWORD = "*"
 _BATCH = 500
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from httpx import AsyncClient, Response
 
-PASSWORD = "a quiet morning"  # noqa: S105 - of accounts that the tour makes for itself
+PASSWORD = "a quiet morning"
 
 
 class TourFailed(Exception):
@@ -74,7 +74,9 @@ class Tour:
 
     async def _health(self) -> str:
         answer = await self._get("/readyz")
-        return f"{answer['status']}: " + ", ".join(f"{name} {check['ms']} ms" for name, check in answer["checks"].items())
+        return f"{answer['status']}: " + ", ".join(
+            f"{name} {check['ms']} ms" for name, check in answer["checks"].items()
+        )
 
     async def _sign_up(self) -> str:
         answer = await self._client.post("/api/auth/signup", json=self._account(self._name))
