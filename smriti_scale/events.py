@@ -90,6 +90,16 @@ class IndexStepDone(Event):
 
 # --- compression
 
+
+@dataclass(frozen=True, slots=True)
+class ResponseCompressed(Event):
+    """A whole body was coded (streams are not counted): its coding, and its bytes before and after."""
+
+    encoding: str
+    bytes_before: int
+    bytes_after: int
+
+
 # --- monitoring
 
 # --- tasks and storage

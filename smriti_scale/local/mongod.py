@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 from smriti_scale.errors import ConfigurationError, LocalServerError, PortTaken
 from smriti_scale.local import replica_set
@@ -44,7 +44,7 @@ class Member:
         """The process id; None when the server was given by its URI, or this node is killed."""
         return self._process.pid if self._process and self._process.alive() else None
 
-    async def role(self) -> Literal["primary", "secondary", "other"]:
+    async def role(self) -> replica_set.Role:
         """What the node says it is now; `"other"` while it starts, recovers, or does not answer."""
         return await asyncio.to_thread(replica_set.role, self.uri)
 
@@ -194,7 +194,7 @@ class LocalMongo:
 
     async def kill(self, member: Member) -> None:
         """SIGKILL the node, as a crash would."""
-        await asyncio.to_thread(member._own().stop, now=True)  # noqa: SLF001 - a member belongs to its server
+        await run_blocking(lambda: member._own().stop(now=True))
 
     async def restart(self, member: Member) -> None:
         """Stop the node, if it runs, start it again on its port, and wait until it has joined the set."""
@@ -207,6 +207,16 @@ class LocalMongo:
     async def resume(self, member: Member) -> None:
         """Let a paused node go on."""
         member._own().resume()
+
+    async def heal(self) -> None:
+        """Let paused nodes go on, restart killed ones, and wait as `ready` does."""
+        for member in self._members:
+            if (process := member._own()).paused:
+                process.resume()
+        for member in self._members:
+            if not member._own().alive():
+                await self.restart(member)
+        await self.ready()
 
     def _processes(self) -> list[ServerProcess]:
         return [member._process for member in self._members if member._process is not None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import time
@@ -142,7 +141,7 @@ class LocalRedis:
 
     async def kill(self) -> None:
         """SIGKILL: what was not in a snapshot is lost."""
-        await asyncio.to_thread(self._own().stop, now=True)
+        await run_blocking(lambda: self._own().stop(now=True))
 
     async def restart(self) -> None:
         """Stop the server, if it runs, and start it again on the same port."""
@@ -155,6 +154,13 @@ class LocalRedis:
     async def resume(self) -> None:
         """Let a paused server go on."""
         self._own().resume()
+
+    async def heal(self) -> None:
+        """Let a paused server go on, restart a killed one."""
+        if self._own().paused:
+            self._own().resume()
+        if not self._own().alive():
+            await self.restart()
 
     def _restart(self) -> None:
         process = self._own()

@@ -11,7 +11,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,11 +22,18 @@ from smriti_scale.local.ports import HOST, free_ports, is_free, require_free
 if TYPE_CHECKING:
     from pymongo import MongoClient
 
+Role = Literal["primary", "secondary", "other"]
 NAME = "smriti"
 _STATE = "ports.json"
 _NOT_YET_INITIALIZED = 94
 # A primary is found within 1.3 s in place of 10 s and more; loopback loses no heartbeats.
 _SETTINGS = {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 200}
+
+_TEST_PARAMETERS = {
+    "enableTestCommands": "1",
+    # A secondary without a sync source looks again after 1 s; every start and recovery would wait for that.
+    "failpoint.forceBgSyncSyncSourceRetryWaitMS": '{"mode": "alwaysOn", "data": {"sleepMS": 50}}',
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,7 @@ class Deadline:
         self._check()
         if time.monotonic() > self._end:
             raise LocalServerError(f"waited {self._seconds:g} s in vain for {awaited}")
-        time.sleep(0.025)
+        time.sleep(0.04)
 
 
 def command_line(binary: str, port: int, folder: Path, options: NodeOptions) -> list[str]:
@@ -67,7 +74,7 @@ def command_line(binary: str, port: int, folder: Path, options: NodeOptions) -> 
     parameters = {
         "diagnosticDataCollectionEnabled": "false",  # saves a fifth of an idle node's CPU
         "shutdownTimeoutMillisForSignaledShutdown": "100",  # nobody here drains for 15 s
-        **({"enableTestCommands": "1"} if options.test_commands else {}),
+        **(_TEST_PARAMETERS if options.test_commands else {}),
     }
     return [
         *(binary, "--port", str(port), "--bind_ip", HOST, "--dbpath", str(folder), "--replSet", NAME),
@@ -144,22 +151,24 @@ def initiate(ports: list[int], deadline: Deadline) -> None:
 
 def await_ready(ports: list[int], deadline: Deadline) -> None:
     """Wait until all these nodes have joined, one as primary, and a majority has taken a write."""
-    from pymongo import WriteConcern
     from pymongo.errors import PyMongoError
 
-    while True:
-        roles = {port: role(direct_uri(port)) for port in ports}
-        leaders = [port for port in ports if roles[port] == "primary"]
-        if leaders and "other" not in roles.values():
-            with suppress(PyMongoError), _client(direct_uri(leaders[0])) as client:
-                # A write to the oplog that leaves no collection behind.
-                client.admin.command(
-                    "appendOplogNote",
-                    data={"smriti_scale": "ready"},
-                    writeConcern={**WriteConcern(w="majority").document, "wtimeout": 2000},
-                )
-                return
-        deadline.pause("a primary and a write with majority concern")
+    with ExitStack() as clients:
+        nodes = [clients.enter_context(_client(direct_uri(port))) for port in ports]
+        while True:
+            roles = [_role(node) for node in nodes]
+            with suppress(PyMongoError):
+                if "primary" not in roles:
+                    nodes[0].admin.command("replSetStepUp")  # spares the second that an election waits to begin
+                elif "other" not in roles:
+                    # A write to the oplog that leaves no collection behind.
+                    nodes[roles.index("primary")].admin.command(
+                        "appendOplogNote",
+                        data={"smriti_scale": "ready"},
+                        writeConcern={"w": "majority", "wtimeout": 2000},
+                    )
+                    return
+            deadline.pause("a primary and a write with majority concern")
 
 
 def await_joined(port: int, deadline: Deadline) -> None:
@@ -168,13 +177,17 @@ def await_joined(port: int, deadline: Deadline) -> None:
         deadline.pause(f"the node at {HOST}:{port} to join its set")
 
 
-def role(uri: str) -> Literal["primary", "secondary", "other"]:
+def role(uri: str) -> Role:
     """What the node at a direct URI says it is."""
+    with _client(uri) as client:
+        return _role(client)
+
+
+def _role(client: MongoClient[dict[str, Any]]) -> Role:
     from pymongo.errors import PyMongoError
 
     try:
-        with _client(uri) as client:
-            hello = client.admin.command("hello")
+        hello = client.admin.command("hello")
     except PyMongoError:
         return "other"
     return "primary" if hello.get("isWritablePrimary") else "secondary" if hello.get("secondary") else "other"
@@ -188,8 +201,7 @@ def members_of(uri: str, timeout: float) -> list[tuple[str, int, str]]:
         LocalServerError: no node answers.
     """
     from pymongo import MongoClient
-    from pymongo.errors import ConfigurationError as InvalidConfiguration
-    from pymongo.errors import InvalidURI, PyMongoError
+    from pymongo.errors import ConfigurationError as InvalidConfiguration, InvalidURI, PyMongoError
     from pymongo.uri_parser import parse_uri
 
     try:
