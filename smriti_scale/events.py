@@ -75,6 +75,17 @@ class BreakerChanged(Event):
 
 # --- mongo
 
+
+@dataclass(frozen=True, slots=True)
+class IndexStepDone(Event):
+    """A step of an index plan ran: `kind` as in the plan (`create`, `set_ttl`, …), and its duration in seconds."""
+
+    kind: str
+    collection: str
+    index: str
+    seconds: float
+
+
 # --- ratelimit
 
 # --- compression
