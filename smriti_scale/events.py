@@ -83,9 +83,30 @@ class CursorRejected(Event):
 
 # --- mongo
 
+
+@dataclass(frozen=True, slots=True)
+class IndexStepDone(Event):
+    """A step of an index plan ran: `kind` as in the plan (`create`, `set_ttl`, …), and its duration in seconds."""
+
+    kind: str
+    collection: str
+    index: str
+    seconds: float
+
+
 # --- ratelimit
 
 # --- compression
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseCompressed(Event):
+    """A whole body was coded (streams are not counted): its coding, and its bytes before and after."""
+
+    encoding: str
+    bytes_before: int
+    bytes_after: int
+
 
 # --- monitoring
 
