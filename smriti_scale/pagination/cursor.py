@@ -111,7 +111,7 @@ class CursorCodec:
         self,
         *,
         sort: SortKeys = (),
-        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the drivers' word
+        filter: Mapping[str, Any] | None = None,
         scope: str | None = None,
         collection: str = "",
         options: CodecOptions[Any] | None = None,
@@ -203,7 +203,7 @@ class CursorCodec:
         )
 
     def _why(self, body: bytes, binding: Binding) -> str:
-        """The likeliest reason for a signature that does not fit, from the unsigned hints: for logs, never for trust."""
+        """The likeliest reason for a signature that does not fit, by the unsigned hints: for logs, never for trust."""
         if body[0] != _VERSION:
             return "version"
         at = 6 if body[1] & _EXPIRES else 2
@@ -223,7 +223,7 @@ def encode_cursor(
     *,
     secret: Secret | Sequence[Secret],
     sort: SortKeys = (),
-    filter: Mapping[str, Any] | None = None,  # noqa: A002
+    filter: Mapping[str, Any] | None = None,
     scope: str | None = None,
     expires: float | None = None,
 ) -> str:
@@ -247,7 +247,7 @@ def decode_cursor(
     *,
     secret: Secret | Sequence[Secret],
     sort: SortKeys = (),
-    filter: Mapping[str, Any] | None = None,  # noqa: A002
+    filter: Mapping[str, Any] | None = None,
     scope: str | None = None,
 ) -> tuple[Any, ...]:
     """The values inside a cursor that `encode_cursor` made for the same list. Datetimes come back aware, in UTC.
@@ -283,7 +283,7 @@ def _hints(keys: _Keys, binding: Binding) -> bytes:
     )
 
 
-def _unpack(token: str) -> bytes:
+def _unpack(token: Any) -> bytes:
     if not isinstance(token, str) or not 0 < len(token) <= MAX_LENGTH or not token.isascii():
         raise InvalidCursor("malformed")
     text = token.encode("ascii")
@@ -297,7 +297,7 @@ def _unpack(token: str) -> bytes:
     return raw
 
 
-def _canonical(filter: Mapping[str, Any], options: CodecOptions[Any]) -> bytes:  # noqa: A002
+def _canonical(filter: Mapping[str, Any], options: CodecOptions[Any]) -> bytes:
     return bson.encode(_ordered(filter, options), codec_options=options)
 
 

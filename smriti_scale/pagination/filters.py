@@ -62,7 +62,7 @@ class FilterReading:
         return [dict(zip(fields, values, strict=True)) for values in itertools.product(*choices)]
 
 
-def read_filter(filter: Filter, *, max_members: int = 20) -> FilterReading:  # noqa: A002 - the drivers' word
+def read_filter(filter: Filter, *, max_members: int = 20) -> FilterReading:
     """Read a filter. An `$in` of more than `max_members` values counts as residual.
 
     Raises:
@@ -116,7 +116,7 @@ def read_filter(filter: Filter, *, max_members: int = 20) -> FilterReading:  # n
     return FilterReading(equal, members, lower, upper, residual, text, impossible)
 
 
-def _clauses(filter: Filter) -> list[tuple[str, Any]]:  # noqa: A002
+def _clauses(filter: Filter) -> list[tuple[str, Any]]:
     """The conditions of a filter, with nested `$and` laid flat."""
     found: list[tuple[str, Any]] = []
     for name, condition in filter.items():

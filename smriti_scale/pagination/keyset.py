@@ -19,7 +19,6 @@ from typing import Any
 from bson import MaxKey, MinKey, ObjectId
 
 from smriti_scale.errors import ConfigurationError
-from smriti_scale.pagination.cursor import Position
 from smriti_scale.pagination.filters import FilterReading
 
 _LEAST, _GREATEST = MinKey(), MaxKey()
@@ -44,10 +43,11 @@ class SortSpec:
         Raises:
             ConfigurationError: no field, too many, one twice, a direction that is not 1 or −1, or fields after `_id`.
         """
-        if isinstance(sort, str) or not sort:
+        given: Any = sort  # types are checked here too: a wrong sort shows as lost rows, not as an error
+        if isinstance(given, str) or not given:
             raise ConfigurationError(f"sort={sort!r} must be a list such as [('created_at', -1), ('_id', -1)]")
         keys: list[tuple[str, int]] = []
-        for key in sort:
+        for key in given:
             if not isinstance(key, (tuple, list)) or len(key) != 2:
                 raise ConfigurationError(f"sort key {key!r} must be a pair such as ('created_at', -1)")
             name, direction = key
@@ -64,7 +64,9 @@ class SortSpec:
         elif names[-1] != "_id":
             raise ConfigurationError(f"sort fields after _id never decide anything: {names[names.index('_id') + 1 :]}")
         if len(keys) > _MAX_FIELDS + 1:
-            raise ConfigurationError(f"sort has {len(keys) - 1} fields besides _id; at most {_MAX_FIELDS} are supported")
+            raise ConfigurationError(
+                f"sort has {len(keys) - 1} fields besides _id; at most {_MAX_FIELDS} are supported"
+            )
         return cls(tuple(keys))
 
     @property
@@ -191,9 +193,7 @@ def _open_end(
     # Rows equal to the bound: begin before them when they count, after them when the range is strict.
     at_first = (at_start and not bound.strict) or (not at_start and bound.strict)
     return (
-        {f: fixed[f] for f in path.prefix}
-        | {name: bound.value}
-        | {f: _extreme(d, at_start=at_first) for f, d in rest}
+        {f: fixed[f] for f in path.prefix} | {name: bound.value} | {f: _extreme(d, at_start=at_first) for f, d in rest}
     )
 
 

@@ -27,7 +27,9 @@ class Page(BaseModel, Generic[T]):
     has_next: bool = Field(default=False, description="Whether there is a page after this one.")
     has_previous: bool = Field(default=False, description="Whether there is a page before this one.")
     total: int | None = Field(default=None, description="How many rows the list has, when it is counted.")
-    total_is_exact: bool = Field(default=True, description="False when `total` is an estimate, or counting stopped there.")
+    total_is_exact: bool = Field(
+        default=True, description="False when `total` is an estimate, or counting stopped there."
+    )
 
     def map(self, function: Callable[[T], U]) -> Page[U]:
         """The same page with each item replaced by `function(item)`."""

@@ -86,7 +86,7 @@ class CursorPaginator:
     async def paginate(
         self,
         collection: Collection,
-        filter: Mapping[str, Any] | None = None,  # noqa: A002 - the drivers' word
+        filter: Mapping[str, Any] | None = None,
         *,
         limit: int | None = None,
         cursor: str | None = None,
@@ -136,7 +136,7 @@ class CursorPaginator:
     async def pages(
         self,
         collection: Collection,
-        filter: Mapping[str, Any] | None = None,  # noqa: A002
+        filter: Mapping[str, Any] | None = None,
         *,
         limit: int | None = None,
         cursor: str | None = None,
@@ -158,7 +158,7 @@ class CursorPaginator:
     async def items(
         self,
         collection: Collection,
-        filter: Mapping[str, Any] | None = None,  # noqa: A002
+        filter: Mapping[str, Any] | None = None,
         *,
         limit: int | None = None,
         cursor: str | None = None,
@@ -177,7 +177,7 @@ class CursorPaginator:
         self,
         collection: Collection,
         item: Mapping[str, Any],
-        filter: Mapping[str, Any] | None = None,  # noqa: A002
+        filter: Mapping[str, Any] | None = None,
         *,
         scope: str | None = None,
     ) -> str:
@@ -188,7 +188,7 @@ class CursorPaginator:
     async def check(
         self,
         collection: Collection,
-        filter: Mapping[str, Any] | None = None,  # noqa: A002
+        filter: Mapping[str, Any] | None = None,
     ) -> ListPlan | None:
         """Which index serves a list, for start-up and tests; None when the collection does not exist yet.
 
@@ -200,7 +200,7 @@ class CursorPaginator:
         chosen = filter if filter is not None else {}
         return await self._planner.plan(collection, chosen, self._read(chosen))
 
-    def index_for(self, filter: Mapping[str, Any] | None = None) -> list[tuple[str, int]]:  # noqa: A002
+    def index_for(self, filter: Mapping[str, Any] | None = None) -> list[tuple[str, int]]:
         """The keys of the index that serves such a list best, to declare it or to assert that it is declared."""
         return index_for(self.sort, filter or {})
 
@@ -211,7 +211,7 @@ class CursorPaginator:
             raise ConfigurationError(f"limit={limit} must be from 1 to {self.max_limit}")
         return limit
 
-    def _read(self, filter: Mapping[str, Any]) -> FilterReading:  # noqa: A002
+    def _read(self, filter: Mapping[str, Any]) -> FilterReading:
         reading = read_filter(filter, max_members=self._max_merge)
         if reading.text:
             raise ConfigurationError(
@@ -219,7 +219,7 @@ class CursorPaginator:
             )
         return reading
 
-    def _bind(self, collection: Any, filter: Mapping[str, Any], scope: str | None) -> Binding:  # noqa: A002
+    def _bind(self, collection: Any, filter: Mapping[str, Any], scope: str | None) -> Binding:
         options: CodecOptions[Any] = collection.codec_options
         return self.codec.bind(
             sort=self.sort.keys, filter=filter, scope=scope, collection=collection.name, options=options
@@ -311,7 +311,7 @@ class CursorPaginator:
 
 def _level(one: Any, other: Any) -> bool:
     """Whether two sort values share a place; NaN differs from itself in Python but not in an index."""
-    return bool(one == other) or (one != one and other != other)  # noqa: PLR0124
+    return bool(one == other) or (one != one and other != other)
 
 
 def _collation_document(collation: Any) -> dict[str, Any] | None:

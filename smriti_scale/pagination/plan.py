@@ -65,7 +65,7 @@ def candidates(
     indexes: Sequence[Mapping[str, Any]],
     sort: SortSpec,
     reading: FilterReading,
-    filter: Mapping[str, Any],  # noqa: A002 - the drivers' word
+    filter: Mapping[str, Any],
     *,
     only: str | Sequence[tuple[str, int]] | None = None,
     collation: Mapping[str, Any] | None = None,
@@ -99,12 +99,14 @@ def candidates(
         residual += [field for field in {**reading.lower, **reading.upper} if field != first]
         residual += [field for field in reading.residual if field not in residual]
         merged = any(field in reading.members for field in path.prefix)
-        found.append(Candidate(path, "merge" if merged else "bounds", tuple(residual), index.get("partialFilterExpression")))
+        found.append(
+            Candidate(path, "merge" if merged else "bounds", tuple(residual), index.get("partialFilterExpression"))
+        )
     found.sort(key=lambda each: (-len(each.path.prefix), len(each.path.keys), each.path.name))
     return found, refused
 
 
-def index_for(sort: SortSpec, filter: Mapping[str, Any]) -> list[tuple[str, int]]:  # noqa: A002
+def index_for(sort: SortSpec, filter: Mapping[str, Any]) -> list[tuple[str, int]]:
     """The index that serves a list best: the filter's equalities, then its `$in`s, then the sort."""
     reading = read_filter(filter)
     fields = sort.fields
@@ -144,7 +146,7 @@ def _match(index: Mapping[str, Any], sort: SortSpec, reading: FilterReading) -> 
 def _unusable(
     index: Mapping[str, Any],
     reading: FilterReading,
-    filter: Mapping[str, Any],  # noqa: A002
+    filter: Mapping[str, Any],
     collation: tuple[Any, ...] | None,
 ) -> str | None:
     if any(isinstance(way, str) or way not in (1, -1) for way in index["key"].values()):
@@ -165,7 +167,7 @@ def _unusable(
     return None
 
 
-def implies(reading: FilterReading, filter: Mapping[str, Any], partial: Mapping[str, Any]) -> bool:  # noqa: A002
+def implies(reading: FilterReading, filter: Mapping[str, Any], partial: Mapping[str, Any]) -> bool:
     """Whether every row that matches the filter is in the partial index, as far as equal clauses show it."""
     for name, condition in partial.items():
         if name in filter and filter[name] == condition and type(filter[name]) is type(condition):

@@ -10,7 +10,7 @@ from pymongo.errors import OperationFailure
 from smriti_scale.clock import SYSTEM_CLOCK, Clock
 from smriti_scale.errors import ConfigurationError
 from smriti_scale.pagination.filters import FilterReading
-from smriti_scale.pagination.keyset import IndexPath, SortSpec, page_bounds
+from smriti_scale.pagination.keyset import SortSpec, page_bounds
 from smriti_scale.pagination.plan import Candidate, ListPlan, Method, candidates, implies, index_for
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Planner:
     async def plan(
         self,
         collection: Any,
-        filter: Mapping[str, Any],  # noqa: A002 - the drivers' word
+        filter: Mapping[str, Any],
         reading: FilterReading,
     ) -> ListPlan | None:
         """The plan for a list; None when the collection does not exist yet.
@@ -91,13 +91,11 @@ class Planner:
         """Drop a plan that the server has refused."""
         self._plans.pop((collection.full_name, reading.shape), None)
 
-    async def _make(self, collection: Any, filter: Mapping[str, Any], reading: FilterReading) -> ListPlan | None:  # noqa: A002
+    async def _make(self, collection: Any, filter: Mapping[str, Any], reading: FilterReading) -> ListPlan | None:
         indexes = await _list_indexes(collection)
         if not indexes:
             return None
-        found, refused = candidates(
-            indexes, self._sort, reading, filter, only=self._index, collation=self._collation
-        )
+        found, refused = candidates(indexes, self._sort, reading, filter, only=self._index, collation=self._collation)
         for candidate in found:
             method = await self._try(collection, filter, reading, candidate)
             if method is None:
@@ -112,7 +110,7 @@ class Planner:
     async def _try(
         self,
         collection: Any,
-        filter: Mapping[str, Any],  # noqa: A002
+        filter: Mapping[str, Any],
         reading: FilterReading,
         candidate: Candidate,
     ) -> Method | None:
@@ -144,14 +142,15 @@ class Planner:
         arrays = {name for scan in scans for name, paths in scan.get("multiKeyPaths", {}).items() if paths}
         return None if arrays & set(self._sort.fields) else method
 
-    def _refusal(self, collection: Any, filter: Mapping[str, Any], refused: Mapping[str, str]) -> str:  # noqa: A002
+    def _refusal(self, collection: Any, filter: Mapping[str, Any], refused: Mapping[str, str]) -> str:
         keys = index_for(self._sort, filter)
         fields = ", ".join(filter) or "nothing"
         lines = "".join(f"\n  {name}: {why}" for name, why in refused.items())
         asked = f" (index={self._index!r} was asked for)" if self._index is not None else ""
         return (
             f"no index serves {collection.name} sorted by {self._sort} and filtered by {fields}{asked}. "
-            f"This one would: await db.{collection.name}.create_index({keys!r})" + (f"\nNot usable:{lines}" if lines else "")
+            f"This one would: await db.{collection.name}.create_index({keys!r})"
+            + (f"\nNot usable:{lines}" if lines else "")
         )
 
 

@@ -66,9 +66,11 @@ class Projected:
 def projected(projection: Projection, fields: tuple[str, ...]) -> Projected:
     """Widen a projection so that the sort values can be read from its rows."""
     if not projection:
-        return Projected(None if projection is None else {"_id": 1}, fields, computed=False) if (
-            projection is None or fields == ("_id",)
-        ) else Projected({"_id": 1, _ANCHOR: _values(fields)}, fields, computed=True)
+        return (
+            Projected(None if projection is None else {"_id": 1}, fields, computed=False)
+            if (projection is None or fields == ("_id",))
+            else Projected({"_id": 1, _ANCHOR: _values(fields)}, fields, computed=True)
+        )
     asked = dict(projection) if isinstance(projection, Mapping) else dict.fromkeys(projection, 1)
     if _keeps_only_named(asked):
         if all(name in asked or (name == "_id" and "_id" not in asked) for name in fields) and all(

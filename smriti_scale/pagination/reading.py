@@ -83,13 +83,14 @@ async def _merge_level_rows(request: PageRequest, plan: ListPlan, anchor: Mappin
 async def _find(
     request: PageRequest,
     plan: ListPlan,
-    filter: Mapping[str, Any],  # noqa: A002 - the drivers' word
+    filter: Mapping[str, Any],
     *,
     bounds: Bounds | None = None,
     projection: dict[str, Any] | None = None,
     hint: Any = None,
 ) -> list[Document]:
     backward = request.position is not None and request.position.backward
+    wanted = dict(filter)
     options: dict[str, Any] = {
         "hint": hint or plan.index,
         "sort": plan.path.sort(backward=backward),
@@ -100,7 +101,7 @@ async def _find(
     if bounds is not None:
         if bounds.drops:
             apart = {"_id": {"$ne": bounds.without}}
-            filter = {"$and": [dict(filter), apart]} if filter else apart  # noqa: A001
+            wanted = {"$and": [wanted, apart]} if wanted else apart
         if bounds.lower is not None:
             options["min"] = bounds.lower
         if bounds.upper is not None:
@@ -111,6 +112,6 @@ async def _find(
         options["collation"] = request.collation
     if request.session is not None:
         options["session"] = request.session
-    found = request.collection.find(filter, projection or request.shown.send, **options)
+    found = request.collection.find(wanted, projection or request.shown.send, **options)
     rows: list[Document] = await found.to_list(None)
     return rows
