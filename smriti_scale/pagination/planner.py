@@ -103,7 +103,14 @@ class Planner:
                 continue
             path = candidate.path
             return ListPlan(
-                collection.name, path.name, method, path.prefix, candidate.residual, path, partial=candidate.partial
+                collection.name,
+                path.name,
+                method,
+                path.prefix,
+                candidate.residual,
+                path,
+                partial=candidate.partial,
+                collated=candidate.collated,
             )
         raise ConfigurationError(self._refusal(collection, filter, refused))
 
