@@ -46,8 +46,8 @@ async def read_rows(request: PageRequest, plan: ListPlan) -> list[Document]:
     rows = await _read(request, plan)
     if plan.collated and any(isinstance(request.shown.anchor(row)[-1], (str, Mapping)) for row in rows):
         raise ConfigurationError(
-            f"the ids of {plan.collection} are text and index {plan.index} has a collation, which may hold two different "
-            "ids for one: page by an index of the simple collation, or use ids that are not text"
+            f"the ids of {plan.collection} are text and index {plan.index} has a collation, which may hold two "
+            "different ids for one: page by an index of the simple collation, or use ids that are not text"
         )
     return rows
 
