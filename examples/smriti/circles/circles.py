@@ -8,11 +8,11 @@ from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 from smriti_scale.cache import Cache
-from smriti_scale.mongo import MongoClients
 
 from examples.smriti.answers import ApiError, iso
 from examples.smriti.auth.accounts import User, now
 from examples.smriti.circles import rules
+from smriti_scale.mongo import MongoClients
 
 _CODE_ATTEMPTS = 5
 
@@ -261,9 +261,7 @@ class Circles:
             {"members.user_id": user.id}, limit=rules.MOST_CIRCLES, session=session
         )
         if count >= rules.MOST_CIRCLES:
-            raise ApiError(
-                403, f"You are in {rules.MOST_CIRCLES} circles already", code="CIRCLE_LIMIT_REACHED"
-            )
+            raise ApiError(403, f"You are in {rules.MOST_CIRCLES} circles already", code="CIRCLE_LIMIT_REACHED")
 
     async def _changed(self, circle: dict[str, Any]) -> None:
         await self._cache.invalidate_tags(*(f"circles:{member['user_id']}" for member in circle["members"]))

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Form, Query
+from fastapi import APIRouter, Depends, File, Form, UploadFile
 from smriti_scale.ratelimit import RateLimiter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,14 +10,11 @@ from starlette.responses import Response
 from examples.smriti.answers import Done, Failure, Success, success, success_bytes
 from examples.smriti.auth.accounts import User
 from examples.smriti.auth.signed_in import SignedIn
-from examples.smriti.posts.drafts import checked
-from examples.smriti.posts.posts import DEEPEST_SKIP, Posts
+from examples.smriti.lists import Cursor, Limit, Skip
+from examples.smriti.posts import drafts
+from examples.smriti.posts.posts import Posts
 from examples.smriti.posts.views import Created, Feed, OwnPosts
 from examples.smriti.settings import SmritiSettings
-
-Skip = Annotated[int, Query(ge=0, le=DEEPEST_SKIP)]
-Limit = Annotated[int, Query(ge=1, le=100)]
-Cursor = Annotated[str | None, Query(max_length=1_000)]
 
 
 def post_routes(posts: Posts, signed_in: SignedIn, limiter: RateLimiter, settings: SmritiSettings) -> APIRouter:
@@ -29,7 +26,7 @@ def post_routes(posts: Posts, signed_in: SignedIn, limiter: RateLimiter, setting
     )
     Me = Annotated[User, Depends(signed_in)]
 
-    @router.post("/", status_code=201, response_model=Success[Created])
+    @router.post("/", status_code=201, response_model=Success[Created], responses={403: {"model": Failure}})
     @router.post("", status_code=201, include_in_schema=False)
     @limiter.limit(settings.post_limit)
     async def create(
@@ -40,15 +37,21 @@ def post_routes(posts: Posts, signed_in: SignedIn, limiter: RateLimiter, setting
         text_content: Annotated[str | None, Form()] = None,
         link_url: Annotated[str | None, Form()] = None,
         visibility: Annotated[str, Form()] = "public",
+        circle_ids: Annotated[str, Form()] = "",
+        image: Annotated[UploadFile | None, File()] = None,
+        document: Annotated[UploadFile | None, File()] = None,
     ) -> Response:
-        draft = checked(
+        form = drafts.Form(
             content_type=content_type,
             title=title,
             text_content=text_content,
             link_url=link_url,
             visibility=visibility,
+            circle_ids=circle_ids,
+            image=image,
+            document=document,
         )
-        return success("Posted", {"post": await posts.create(user, draft)}, status=201)
+        return success("Posted", {"post": await posts.create(user, await drafts.checked(form))}, status=201)
 
     @router.get("/", response_model=Success[Feed])
     @router.get("", include_in_schema=False)

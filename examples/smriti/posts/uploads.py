@@ -55,9 +55,7 @@ IMAGES: Mapping[str, FileKind] = {
 DOCUMENTS: Mapping[str, FileKind] = {
     "pdf": FileKind("application/pdf", lambda head: b"%PDF-" in head[:1024]),
     "doc": FileKind("application/msword", _starts(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")),
-    "docx": FileKind(
-        "application/vnd.openxmlformats-officedocument.wordprocessingml.document", _starts(b"PK\x03\x04")
-    ),
+    "docx": FileKind("application/vnd.openxmlformats-officedocument.wordprocessingml.document", _starts(b"PK\x03\x04")),
     "txt": FileKind("text/plain; charset=utf-8", _is_text),
 }
 
