@@ -11,7 +11,7 @@ from smriti_scale.cache import Cache
 from examples.smriti.answers import ApiError, json_bytes
 from examples.smriti.auth.accounts import User, now
 from examples.smriti.lists import page_of
-from examples.smriti.posts.drafts import Draft
+from examples.smriti.posts.drafts import Draft, Form, checked
 from examples.smriti.posts.views import post_view
 from smriti_scale.mongo import MongoClients
 from smriti_scale.pagination import CursorPaginator
@@ -72,6 +72,16 @@ class Posts:
             await self._mongo.write.posts.insert_one(document)
         await self._changed(author.id)
         return post_view(document)
+
+    async def draft_for_circle(self, circle_id: str, form: Form) -> Draft:
+        """A draft for one circle; an id that is none is a circle one is not in.
+
+        Raises:
+            ApiError: 400 with the first problem; NOT_CIRCLE_MEMBER for a malformed id.
+        """
+        if not ObjectId.is_valid(circle_id):
+            raise _no_member()
+        return await checked(form)
 
     async def delete(self, user: User, post_id: str) -> None:
         """Delete one's own post.
