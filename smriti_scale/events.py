@@ -73,7 +73,26 @@ class BreakerChanged(Event):
 
 # --- pagination
 
+
+@dataclass(frozen=True, slots=True)
+class CursorRejected(Event):
+    """A page cursor was refused: `malformed`, `version`, `signature`, `sort`, `filter`, `scope` or `expired`."""
+
+    reason: str
+
+
 # --- mongo
+
+
+@dataclass(frozen=True, slots=True)
+class IndexStepDone(Event):
+    """A step of an index plan ran: `kind` as in the plan (`create`, `set_ttl`, …), and its duration in seconds."""
+
+    kind: str
+    collection: str
+    index: str
+    seconds: float
+
 
 # --- ratelimit
 
@@ -116,6 +135,16 @@ class LimitFellBack(Event):
 
 
 # --- compression
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseCompressed(Event):
+    """A whole body was coded (streams are not counted): its coding, and its bytes before and after."""
+
+    encoding: str
+    bytes_before: int
+    bytes_after: int
+
 
 # --- monitoring
 
