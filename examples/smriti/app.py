@@ -27,6 +27,7 @@ from examples.smriti.notifications.push import pusher_from
 from examples.smriti.notifications.routes import notification_routes
 from examples.smriti.posts.posts import Posts
 from examples.smriti.posts.routes import post_routes
+from examples.smriti.posts.search import Search
 from examples.smriti.posts.uploads import LARGEST
 from examples.smriti.quotes.history import NEWEST_DAY_FIRST, History
 from examples.smriti.quotes.quotes import Quotes
@@ -46,6 +47,7 @@ def create_app(settings: SmritiSettings | None = None) -> FastAPI:
         pydantic.ValidationError: a setting cannot work, such as a default secret in production.
     """
     settings = settings or SmritiSettings()
+    settings = settings.model_copy(update={"application_limits": (settings.user_limit,)})
     scale = Scale(settings, indexes=INDEXES, identity=lambda request: request.state.user_id)
     tokens = Tokens(
         settings.secret_key.get_secret_value(),
@@ -93,8 +95,8 @@ def create_app(settings: SmritiSettings | None = None) -> FastAPI:
         return answer({"status": "ok"})
 
     for router in (
-        auth_routes(accounts, signed_in, scale.limiter, settings),
-        post_routes(posts, signed_in, scale.limiter, settings),
+        auth_routes(accounts, signed_in, scale.limiter, settings, client=scale.client_address),
+        post_routes(posts, Search(scale.mongo, scale.cache, newest_first), signed_in, scale.limiter, settings),
         user_routes(users, posts, signed_in),
         circle_routes(circles, posts, signed_in, scale.limiter, settings),
         quote_routes(quotes, history, signed_in),
