@@ -109,13 +109,13 @@ def query_of(
 
 def moment_of(text: str | None) -> datetime | None:
     """An ISO 8601 date or time as naive UTC; None when it is none."""
-    if not text:
-        return None
-    try:
-        moment = datetime.fromisoformat(text.strip().replace(" ", "+"))
-        return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
-    except (ValueError, OverflowError):
-        return None
+    for spelling in (text.strip(), text.strip().replace(" ", "+")) if text else ():  # a + in a query may mean a blank
+        try:
+            moment = datetime.fromisoformat(spelling)
+            return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+        except (ValueError, OverflowError):
+            continue
+    return None
 
 
 def _author(author_id: str | None) -> str | None:
