@@ -149,3 +149,91 @@ class ResponseCompressed(Event):
 # --- monitoring
 
 # --- tasks and storage
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPublished(Event):
+    """A task was handed to the broker, `seconds` after it was asked for."""
+
+    task: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPublishFailed(Event):
+    """The broker did not take a task."""
+
+    task: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFinished(Event):
+    """A worker is done with one delivery of a task.
+
+    `outcome` is `succeeded`, `failed` (now a dead letter), `retried` or `requeued` (its process died).
+    `waited` is the time from publishing to the start, `ran` from there to the end, both in seconds.
+    """
+
+    task: str
+    queue: str
+    outcome: str
+    waited: float
+    ran: float
+    retries: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDead(Event):
+    """A task will not be tried again: its message is among the dead letters.
+
+    `reason` is `failed`, `timed_out`, `lost` (its worker died too often), `unknown` (no such task here) or
+    `unreadable` (the message cannot be decoded).
+    """
+
+    task: str
+    queue: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueMeasured(Event):
+    """One look at a queue: `depth` tasks wait, the oldest for `age` seconds."""
+
+    queue: str
+    depth: int
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class TasksMeasured(Event):
+    """One look at the broker: tasks in workers' hands, and dead letters."""
+
+    running: int
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxMeasured(Event):
+    """One look at the outbox: `pending` tasks wait to be handed to the broker, the oldest for `age` seconds."""
+
+    pending: int
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStored(Event):
+    """A file was stored: `size` bytes in `seconds`."""
+
+    store: str
+    size: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StorageFailed(Event):
+    """A storage operation failed after its retries."""
+
+    store: str
+    operation: str
+    error: str
