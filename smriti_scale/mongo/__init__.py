@@ -4,10 +4,14 @@ from smriti_scale.mongo.index import Index
 from smriti_scale.mongo.indexes import Indexes
 from smriti_scale.mongo.plan import IndexPlan
 from smriti_scale.mongo.queries import Query
+from smriti_scale.mongo.relations import BatchLoader, lookup_many, lookup_one
 
 __all__ = [
+    "BatchLoader",
     "Index",
     "IndexPlan",
     "Indexes",
     "Query",
+    "lookup_many",
+    "lookup_one",
 ]
