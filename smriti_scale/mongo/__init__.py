@@ -1,5 +1,6 @@
 """MongoDB at scale: declared indexes and shard keys, queries that never scan, and no N+1."""
 
+from smriti_scale.mongo.guard import QueryGuard, QueryGuardMiddleware
 from smriti_scale.mongo.index import Index
 from smriti_scale.mongo.indexes import Indexes
 from smriti_scale.mongo.plan import IndexPlan
@@ -12,6 +13,8 @@ __all__ = [
     "IndexPlan",
     "Indexes",
     "Query",
+    "QueryGuard",
+    "QueryGuardMiddleware",
     "lookup_many",
     "lookup_one",
 ]
