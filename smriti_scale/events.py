@@ -94,6 +94,28 @@ class IndexStepDone(Event):
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class SlowQuery(Event):
+    """A MongoDB command took long. `shape` has no values; `wants` is the `Index(...)` line that would serve it."""
+
+    database: str
+    collection: str
+    shape: str
+    milliseconds: float
+    returned: int | None
+    wants: str
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatedQuery(Event):
+    """One request sent the same shape of read many times (N+1)."""
+
+    database: str
+    collection: str
+    shape: str
+    count: int
+
+
 # --- ratelimit
 
 
