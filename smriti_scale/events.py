@@ -96,6 +96,44 @@ class IndexStepDone(Event):
 
 # --- ratelimit
 
+
+@dataclass(frozen=True, slots=True)
+class LimitAllowed(Event):
+    """A request passed a limit. `limit` is its text (`5 per 1 minute`), `route` a template or shared scope."""
+
+    limit: str
+    route: str
+    tier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitExceeded(Event):
+    """A request was refused; `reason` is `limit`, `banned`, `denied` or `unavailable` (Redis down, fail closed)."""
+
+    limit: str
+    route: str
+    reason: str = "limit"
+    tier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitShadowExceeded(Event):
+    """A limit in shadow mode would have refused the request."""
+
+    limit: str
+    route: str
+    tier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitFellBack(Event):
+    """Redis could not be asked; `policy` says what was done instead: `memory`, `deny` or `allow`."""
+
+    limit: str
+    route: str
+    policy: str
+
+
 # --- compression
 
 
