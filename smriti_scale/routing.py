@@ -24,7 +24,7 @@ UNMATCHED = "(unmatched)"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 
 _SCOPE_KEY = "smriti_scale.route"
-_STATE_KEY = "smriti_scale_routes"
+_TABLE_KEY = "_smriti_scale_routes"
 _NAMED_GROUP = re.compile(r"\(\?P<[^>]+>")
 _MOUNT_TAIL = re.compile(r"/\((?:\?:|\?P<path>)\.\*\)\$$")
 
@@ -53,13 +53,13 @@ def resolve_route(scope: Scope) -> ResolvedRoute:
     """
     resolved: ResolvedRoute | None = scope.get(_SCOPE_KEY)
     if resolved is None:
-        app = scope.get("app")
-        if app is None or not hasattr(app, "routes"):
+        # After routing, the app in the scope may be a mounted one; the router is the outermost.
+        router = scope.get("router") or getattr(scope.get("app"), "router", None)
+        if router is None:
             return NO_ROUTE
-        table: RouteTable | None = getattr(app.state, _STATE_KEY, None)
+        table: RouteTable | None = router.__dict__.get(_TABLE_KEY)
         if table is None:
-            table = RouteTable(app.routes)
-            setattr(app.state, _STATE_KEY, table)
+            table = router.__dict__[_TABLE_KEY] = RouteTable(router.routes)
         resolved = scope[_SCOPE_KEY] = table.resolve(scope)
     return resolved
 

@@ -191,7 +191,7 @@ class IdentityList:
         if verdict is None:
             if len(self._verdicts) >= 4096:
                 self._verdicts.clear()
-            network = _network_of(identity.removeprefix("ip:"))
+            network = _network_of(identity.removeprefix("ip:").removeprefix("address:"))
             verdict = network is not None and any(
                 network.version == known.version and network.subnet_of(known)  # type: ignore[arg-type]
                 for known in self._networks

@@ -85,7 +85,7 @@ class RateLimiter(Limiter):
         in_memory_fallback: limits that replace all others while Redis fails, counted in each process.
         in_memory_fallback_enabled: accepted for slowapi; falling back is the default, see `on_redis_failure`.
         retry_after: `"http-date"` writes dates in place of seconds.
-        key_prefix: begins every key in Redis; `ratelimit` unless given.
+        key_prefix: begins every key in Redis: `{key_prefix}:ratelimit:{caller}`.
         enabled: False lets everything pass.
         config_filename: a file for Starlette's `Config` with slowapi's `RATELIMIT_*` settings.
         key_style: what a limit counts: `route`: decorated functions each by themselves, defaults by route template;
@@ -175,12 +175,12 @@ class RateLimiter(Limiter):
         )
         self._has_generators = False
         self._names_taken: dict[str, int] = {}
-        options: Mapping[str, Any] = storage_options or setting("RATELIMIT_STORAGE_OPTIONS") or {}
+        options = storage_options or {}
         prefix = str(self._key_prefix or "")
         link = _link(redis, storage_uri or setting("RATELIMIT_STORAGE_URL", "memory://"), options)
         self._engine = Engine(
             MemoryStore(max_callers=max_callers, clock=clock),
-            RedisStore(link, prefix=prefix or "ratelimit", clock=clock) if link else None,
+            RedisStore(link, prefix=f"{prefix.rstrip(':')}:ratelimit".lstrip(":"), clock=clock) if link else None,
             CircuitBreaker(
                 "ratelimit",
                 failures=REDIS_FAILURES,
