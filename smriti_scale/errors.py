@@ -7,6 +7,15 @@ ScaleError
 ├── DeadlineExceeded (TimeoutError)      a server did not answer in the time allowed
 ├── CircuitOpen (ConnectionError)        a server is known to be down; it was not asked
 ├── InvalidCursor (ValueError)           a page cursor that is altered, foreign or expired
+├── IndexingError (RuntimeError)         planning or applying indexes and shard keys
+│   ├── IndexDrift                       the database differs from the declarations
+│   ├── IndexPlanRefused                 a step may not run
+│   ├── StalePlan                        the database changed since the plan was made
+│   ├── BuilderBusy (TimeoutError)       another instance kept building
+│   ├── DuplicateKeys (ValueError)       documents stand against a unique index
+│   ├── IndexBuildFailed                 the server refused
+│   └── NotMongos                        shard commands were sent to something else than a mongos
+├── QueryProblems (AssertionError)       the query guard found scans, sorts or N+1
 └── LocalServerError (RuntimeError)      a local mongod or redis-server cannot run
     ├── BinaryNotFound (FileNotFoundError)
     ├── MissingSharedLibrary
@@ -18,6 +27,9 @@ Each also derives from the built-in that fits, so `except ValueError` and the li
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 class ScaleError(Exception):
@@ -101,3 +113,77 @@ class PortTaken(LocalServerError):
 
 class DataVersionMismatch(LocalServerError):
     """The data folder was written by another version of the server."""
+
+
+class IndexingError(ScaleError, RuntimeError):
+    """Planning or applying indexes or shard keys did not work out."""
+
+
+class IndexDrift(IndexingError):
+    """The database differs from the declared indexes; the text is the plan that would mend it."""
+
+
+class IndexPlanRefused(IndexingError):
+    """A step of a plan may not run, so none did; the text says for each what to do."""
+
+
+class StalePlan(IndexingError):
+    """The database changed since the plan was made, so that the plan no longer says what would happen."""
+
+
+class BuilderBusy(IndexingError, TimeoutError):
+    """Another instance held the builder's lease for longer than one would wait, or took it over."""
+
+
+class DuplicateKeys(IndexingError, ValueError):
+    """Documents stand against a unique index. The text shows a few values: it is for operators, not for logs.
+
+    Args:
+        namespace: `"database.collection"`.
+        index: the index's name.
+        groups: `{"key": {field: value}, "count": n, "ids": [...]}` for some of the values, the most frequent first.
+        total: how many values there are more than once.
+        prepared: whether new duplicates are now refused.
+    """
+
+    def __init__(
+        self, namespace: str, index: str, *, groups: Sequence[Mapping[str, Any]], total: int, prepared: bool = False
+    ) -> None:
+        lines = [f"{namespace}: {total} value(s) stand against the unique index {index!r}:"]
+        for group in groups[:5]:
+            ids = ", ".join(repr(one) for one in group["ids"][:5])
+            lines.append(f"  {dict(group['key'])!r} in {group['count']} documents, _id {ids}")
+        if total > 5:
+            lines.append(f"  … and {total - 5} more")
+        lines.append(
+            "New duplicates are refused from now on. Mend these documents and apply again."
+            if prepared
+            else "Mend these documents and apply again; `prepare_unique` keeps new ones out meanwhile."
+        )
+        super().__init__("\n".join(lines))
+        self.namespace = namespace
+        self.index = index
+        self.groups = tuple(groups)
+        self.total = total
+        self.prepared = prepared
+
+
+class IndexBuildFailed(IndexingError):
+    """The server refused a step.
+
+    Args:
+        text: a sentence that says what to do.
+        code: MongoDB's error code.
+    """
+
+    def __init__(self, text: str, *, code: int | None) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class NotMongos(IndexingError):
+    """Shard commands need a `mongos`; the server at the other end is none."""
+
+
+class QueryProblems(ScaleError, AssertionError):
+    """The query guard found queries that scan, sort in memory or repeat; the text lists them with what would help."""

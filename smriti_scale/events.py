@@ -101,9 +101,66 @@ class CDNPurgeFailed(Event):
 
 # --- pagination
 
+
+@dataclass(frozen=True, slots=True)
+class CursorRejected(Event):
+    """A page cursor was refused: `malformed`, `version`, `signature`, `sort`, `filter`, `scope` or `expired`."""
+
+    reason: str
+
+
 # --- mongo
 
+
+@dataclass(frozen=True, slots=True)
+class IndexStepDone(Event):
+    """A step of an index plan ran: `kind` as in the plan (`create`, `set_ttl`, …), and its duration in seconds."""
+
+    kind: str
+    collection: str
+    index: str
+    seconds: float
+
+
 # --- ratelimit
+
+
+@dataclass(frozen=True, slots=True)
+class LimitAllowed(Event):
+    """A request passed a limit. `limit` is its text (`5 per 1 minute`), `route` a template or shared scope."""
+
+    limit: str
+    route: str
+    tier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitExceeded(Event):
+    """A request was refused; `reason` is `limit`, `banned`, `denied` or `unavailable` (Redis down, fail closed)."""
+
+    limit: str
+    route: str
+    reason: str = "limit"
+    tier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitShadowExceeded(Event):
+    """A limit in shadow mode would have refused the request."""
+
+    limit: str
+    route: str
+    tier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitFellBack(Event):
+    """Redis could not be asked; `policy` says what was done instead: `memory`, `deny` or `allow`."""
+
+    limit: str
+    route: str
+    policy: str
+
 
 # --- compression
 

@@ -6,27 +6,32 @@ https://www.mongodb.com/docs/manual/reference/command/replSetReconfig/ (`force`)
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from smriti_scale.errors import ConfigurationError, LocalServerError
-from smriti_scale.local.ports import HOST, free_ports, is_free, require_free
+from smriti_scale.local.ports import HOST
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
 
+Role = Literal["primary", "secondary", "other"]
 NAME = "smriti"
-_STATE = "ports.json"
 _NOT_YET_INITIALIZED = 94
 # A primary is found within 1.3 s in place of 10 s and more; loopback loses no heartbeats.
 _SETTINGS = {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 200}
+
+_TEST_PARAMETERS = {
+    "enableTestCommands": "1",
+    # A secondary without a sync source looks again after 1 s; every start and recovery would wait for that.
+    "failpoint.forceBgSyncSyncSourceRetryWaitMS": '{"mode": "alwaysOn", "data": {"sleepMS": 50}}',
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ class Deadline:
         self._check()
         if time.monotonic() > self._end:
             raise LocalServerError(f"waited {self._seconds:g} s in vain for {awaited}")
-        time.sleep(0.025)
+        time.sleep(0.04)
 
 
 def command_line(binary: str, port: int, folder: Path, options: NodeOptions) -> list[str]:
@@ -67,40 +72,13 @@ def command_line(binary: str, port: int, folder: Path, options: NodeOptions) -> 
     parameters = {
         "diagnosticDataCollectionEnabled": "false",  # saves a fifth of an idle node's CPU
         "shutdownTimeoutMillisForSignaledShutdown": "100",  # nobody here drains for 15 s
-        **({"enableTestCommands": "1"} if options.test_commands else {}),
+        **(_TEST_PARAMETERS if options.test_commands else {}),
     }
     return [
         *(binary, "--port", str(port), "--bind_ip", HOST, "--dbpath", str(folder), "--replSet", NAME),
         *("--wiredTigerCacheSizeGB", f"{options.cache_gb:g}", "--nounixsocket"),
         *(word for name, value in parameters.items() for word in ("--setParameter", f"{name}={value}")),
     ]
-
-
-def choose_ports(folder: Path, count: int, *, first: int | None) -> list[int]:
-    """The ports asked for; else those of the last run, which saves a reconfiguration; else free ones.
-
-    Raises:
-        PortTaken: a port asked for is in use.
-        ConfigurationError: the folder holds a set of another size.
-    """
-    known: list[int] = []
-    with suppress(OSError, ValueError, TypeError):
-        known = [int(port) for port in json.loads((folder / _STATE).read_text())]
-    if known and len(known) != count:
-        raise ConfigurationError(
-            f"{folder} holds a set of {len(known)} node(s), and {count} were asked for: ask for {len(known)}, "
-            "or choose another data folder"
-        )
-    if first is not None:
-        asked = list(range(first, first + count))
-        require_free(asked)
-        return asked
-    return known if known and all(map(is_free, known)) else free_ports(count)
-
-
-def remember_ports(folder: Path, ports: list[int]) -> None:
-    """For the next run on this folder."""
-    (folder / _STATE).write_text(json.dumps(ports))
 
 
 def uri_of(ports: list[int]) -> str:
@@ -113,12 +91,19 @@ def direct_uri(port: int) -> str:
     return f"mongodb://{HOST}:{port}/?directConnection=true"
 
 
+def await_listening(ports: list[int], deadline: Deadline) -> None:
+    """Wait until each node accepts connections."""
+    for port in ports:
+        while True:
+            with suppress(OSError), socket.create_connection((HOST, port), timeout=1.0):
+                break
+            deadline.pause(f"mongod to listen on {HOST}:{port}")
+
+
 def initiate(ports: list[int], deadline: Deadline) -> None:
     """Give the nodes their configuration: the first one, or a new one where the ports have changed."""
     from pymongo.errors import OperationFailure, PyMongoError
 
-    for port in ports:
-        _await_open(port, deadline)
     wanted = [f"{HOST}:{port}" for port in ports]
     with _client(direct_uri(ports[0])) as client:
         while True:
@@ -135,6 +120,10 @@ def initiate(ports: list[int], deadline: Deadline) -> None:
             else:
                 break
             deadline.pause("the first node to read its configuration")
+        if len(config["members"]) != len(wanted):
+            raise ConfigurationError(
+                f"the data folder holds a set of {len(config['members'])} node(s), and {len(wanted)} were asked for"
+            )
         if [member["host"] for member in config["members"]] != wanted:
             for member, host in zip(config["members"], wanted, strict=True):
                 member["host"] = host
@@ -144,22 +133,24 @@ def initiate(ports: list[int], deadline: Deadline) -> None:
 
 def await_ready(ports: list[int], deadline: Deadline) -> None:
     """Wait until all these nodes have joined, one as primary, and a majority has taken a write."""
-    from pymongo import WriteConcern
     from pymongo.errors import PyMongoError
 
-    while True:
-        roles = {port: role(direct_uri(port)) for port in ports}
-        leaders = [port for port in ports if roles[port] == "primary"]
-        if leaders and "other" not in roles.values():
-            with suppress(PyMongoError), _client(direct_uri(leaders[0])) as client:
-                # A write to the oplog that leaves no collection behind.
-                client.admin.command(
-                    "appendOplogNote",
-                    data={"smriti_scale": "ready"},
-                    writeConcern={**WriteConcern(w="majority").document, "wtimeout": 2000},
-                )
-                return
-        deadline.pause("a primary and a write with majority concern")
+    with ExitStack() as clients:
+        nodes = [clients.enter_context(_client(direct_uri(port))) for port in ports]
+        while True:
+            roles = [_role(node) for node in nodes]
+            with suppress(PyMongoError):
+                if "primary" not in roles:
+                    nodes[0].admin.command("replSetStepUp")  # spares the second that an election waits to begin
+                elif "other" not in roles:
+                    # A write to the oplog that leaves no collection behind.
+                    nodes[roles.index("primary")].admin.command(
+                        "appendOplogNote",
+                        data={"smriti_scale": "ready"},
+                        writeConcern={"w": "majority", "wtimeout": 2000},
+                    )
+                    return
+            deadline.pause("a primary and a write with majority concern")
 
 
 def await_joined(port: int, deadline: Deadline) -> None:
@@ -168,13 +159,17 @@ def await_joined(port: int, deadline: Deadline) -> None:
         deadline.pause(f"the node at {HOST}:{port} to join its set")
 
 
-def role(uri: str) -> Literal["primary", "secondary", "other"]:
+def role(uri: str) -> Role:
     """What the node at a direct URI says it is."""
+    with _client(uri) as client:
+        return _role(client)
+
+
+def _role(client: MongoClient[dict[str, Any]]) -> Role:
     from pymongo.errors import PyMongoError
 
     try:
-        with _client(uri) as client:
-            hello = client.admin.command("hello")
+        hello = client.admin.command("hello")
     except PyMongoError:
         return "other"
     return "primary" if hello.get("isWritablePrimary") else "secondary" if hello.get("secondary") else "other"
@@ -188,8 +183,7 @@ def members_of(uri: str, timeout: float) -> list[tuple[str, int, str]]:
         LocalServerError: no node answers.
     """
     from pymongo import MongoClient
-    from pymongo.errors import ConfigurationError as InvalidConfiguration
-    from pymongo.errors import InvalidURI, PyMongoError
+    from pymongo.errors import ConfigurationError as InvalidConfiguration, InvalidURI, PyMongoError
     from pymongo.uri_parser import parse_uri
 
     try:
@@ -215,13 +209,6 @@ def _narrowed(uri: str, node: str) -> str:
 
 
 _WHOLE_SET_OPTIONS = {"replicaset", "directconnection", "loadbalanced", "readpreference"}
-
-
-def _await_open(port: int, deadline: Deadline) -> None:
-    while True:
-        with suppress(OSError), socket.create_connection((HOST, port), timeout=1.0):
-            return
-        deadline.pause(f"mongod to listen on {HOST}:{port}")
 
 
 @contextmanager

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from smriti_scale.testing.fault_proxy import FaultProxy as FaultProxy
     from smriti_scale.testing.manual_clock import ManualClock as ManualClock
-    from smriti_scale.testing.replication import fail_point as fail_point
-    from smriti_scale.testing.replication import replication_lag as replication_lag
+    from smriti_scale.testing.replication import fail_point as fail_point, replication_lag as replication_lag
 
 _HOMES = {
     "FaultProxy": "fault_proxy",

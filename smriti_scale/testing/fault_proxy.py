@@ -6,6 +6,7 @@ import asyncio
 import re
 import socket
 import struct
+import time
 from enum import Enum
 from types import TracebackType
 from typing import Self
@@ -14,6 +15,8 @@ from smriti_scale.errors import ConfigurationError
 from smriti_scale.local.ports import HOST, free_ports
 
 _CHUNK = 65_536
+_TRICKLE = 0.05
+"""Seconds between the pieces of a throttled answer."""
 _ADDRESS = re.compile(
     r"^(?P<scheme>[a-z+]+)://(?P<user>[^/@]*@)?(?P<host>[^/:,?]+)(?::(?P<port>\d+))?(?P<rest>[/?].*)?$"
 )
@@ -21,7 +24,7 @@ _DEFAULT_PORTS = {"redis": 6379, "rediss": 6379, "mongodb": 27017, "http": 80}
 
 
 class _Mode(Enum):
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105 - no secret
     CUT = "cut"
     REFUSE = "refuse"
     SWALLOW = "swallow"
@@ -164,56 +167,58 @@ class _Link:
         self.spoiled = False
 
     async def run(self) -> None:
+        """Carry bytes both ways until both sides have ended, or one has failed."""
         proxy = self._proxy
         try:
             if proxy._mode is _Mode.SWALLOW:
                 self.spoiled = True
                 while await self._client_reader.read(_CHUNK):
                     pass
-                return
-            server_reader, self._server = await asyncio.open_connection(proxy._host, proxy._port)
-            async with asyncio.TaskGroup() as pumps:
-                pumps.create_task(self._requests(self._client_reader, self._server))
-                pumps.create_task(self._answers(server_reader, self._client))
+            else:
+                server_reader, self._server = await asyncio.open_connection(proxy._host, proxy._port)
+                if self._client.transport.is_closing():  # reset meanwhile
+                    raise ConnectionResetError
+                waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=256)
+                async with asyncio.TaskGroup() as pumps:
+                    pumps.create_task(self._carry_requests(self._server))
+                    pumps.create_task(self._fetch_answers(server_reader, waiting))
+                    pumps.create_task(self._deliver_answers(waiting))
+            for side in (self._client, self._server):
+                if side is not None:
+                    side.close()
         except* OSError:
-            pass  # either side went away, or the server is not there: so does the other side
+            pass  # one side failed, or the server is not there: the client sees it below
         finally:
             self.reset()
 
-    async def _requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while chunk := await reader.read(_CHUNK):
+    async def _carry_requests(self, writer: asyncio.StreamWriter) -> None:
+        while chunk := await self._client_reader.read(_CHUNK):
             if self._proxy._mode is _Mode.SWALLOW:
                 self.spoiled = True
                 continue
             self._proxy.bytes_to_server += len(chunk)
             writer.write(chunk)
             await writer.drain()
-        raise ConnectionResetError
+        writer.write_eof()
 
-    async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _fetch_answers(self, reader: asyncio.StreamReader, waiting: asyncio.Queue[tuple[float, bytes]]) -> None:
         """Chunks wait their turn in a queue, so that a delay is a delay and not a lower rate."""
-        loop = asyncio.get_running_loop()
-        waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=1024)
+        while True:
+            chunk = await reader.read(_CHUNK)
+            await waiting.put((time.monotonic() + self._proxy._delay, chunk))
+            if not chunk:
+                return
 
-        async def deliver() -> None:
-            while True:
-                due, chunk = await waiting.get()
-                if (early := due - loop.time()) > 0:
-                    await asyncio.sleep(early)
-                await self._write_answer(writer, chunk)
+    async def _deliver_answers(self, waiting: asyncio.Queue[tuple[float, bytes]]) -> None:
+        while True:
+            due, chunk = await waiting.get()
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            if not chunk:
+                self._client.write_eof()
+                return
+            await self._deliver(chunk)
 
-        delivery = asyncio.ensure_future(deliver())
-        try:
-            while chunk := await reader.read(_CHUNK):
-                await waiting.put((loop.time() + self._proxy._delay, chunk))
-            while not waiting.empty() and not delivery.done():
-                await asyncio.sleep(0.01)
-            raise ConnectionResetError
-        finally:
-            delivery.cancel()
-            await asyncio.gather(delivery, return_exceptions=True)
-
-    async def _write_answer(self, writer: asyncio.StreamWriter, chunk: bytes) -> None:
+    async def _deliver(self, chunk: bytes) -> None:
         proxy = self._proxy
         while chunk:
             if proxy._mode is _Mode.SWALLOW:
@@ -221,15 +226,15 @@ class _Link:
                 return
             piece = chunk
             if proxy._rate is not None:
-                piece = chunk[: max(1, int(proxy._rate / 20))]
+                piece = chunk[: max(1, int(proxy._rate * _TRICKLE))]
                 await asyncio.sleep(len(piece) / proxy._rate)
             chunk = chunk[len(piece) :]
             proxy.bytes_to_client += len(piece)
-            writer.write(piece)
-            await writer.drain()
+            self._client.write(piece)
+            await self._client.drain()
 
     def reset(self) -> None:
-        """Close both sides at once; the client sees RST, not an orderly end."""
+        """Close both sides at once; a client whose connection was not at its end sees RST."""
         self._proxy._links.discard(self)
         for side in (self._client, self._server):
             if side is not None and not side.transport.is_closing():

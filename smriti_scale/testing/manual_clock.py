@@ -75,7 +75,7 @@ class ManualClock:
 
     async def until_sleepers(self, count: int = 1) -> None:
         """Let other tasks run until so many wait for this clock."""
-        while self.sleepers < count:
+        while self.sleepers < count:  # noqa: ASYNC110 - turns of the loop, not time
             await asyncio.sleep(0)
 
     def _target(self, seconds: float) -> float:

@@ -220,3 +220,41 @@ async def own_redis() -> AsyncIterator[Callable[..., Awaitable[LocalRedis]]]:
             return await servers.enter_async_context(LocalRedis(**{"use_environment": False, **options}))
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def _fault_mongo() -> Iterator[LocalMongo]:
+    from smriti_scale.local import LocalMongo
+
+    server = LocalMongo(replicas=3, test_commands=True, use_environment=False)
+    server.start()
+    yield server
+    server.stop()
+
+
+@_async_fixture
+async def fault_mongo(_fault_mongo: LocalMongo) -> AsyncIterator[LocalMongo]:
+    """A three-node replica set to harm: kill, pause, lag. One for each worker, started once, healed after each test."""
+    yield _fault_mongo
+    await _fault_mongo.heal()
+
+
+@pytest.fixture(scope="session")
+def _fault_redis() -> Iterator[LocalRedis]:
+    from smriti_scale.local import LocalRedis
+
+    server = LocalRedis(use_environment=False)
+    server.start()
+    yield server
+    server.stop()
+
+
+@_async_fixture
+async def fault_redis(_fault_redis: LocalRedis) -> AsyncIterator[LocalRedis]:
+    """A Redis to harm: kill, pause. One for each worker, started once, healed and emptied after each test."""
+    import redis.asyncio
+
+    yield _fault_redis
+    await _fault_redis.heal()
+    async with redis.asyncio.Redis.from_url(_fault_redis.uri) as client:
+        await client.flushall()

@@ -147,8 +147,9 @@ class _Desk(socketserver.ThreadingTCPServer):
 
 
 class _Question(socketserver.StreamRequestHandler):
+    server: _Desk
+
     def handle(self) -> None:
-        assert isinstance(self.server, _Desk)
         question = json.loads(self.rfile.readline(1024))
         if not hmac.compare_digest(str(question.get("token")), self.server.token):
             return

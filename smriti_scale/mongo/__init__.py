@@ -1,0 +1,13 @@
+"""MongoDB at scale: declared indexes and shard keys, queries that never scan, and no N+1."""
+
+from smriti_scale.mongo.index import Index
+from smriti_scale.mongo.indexes import Indexes
+from smriti_scale.mongo.plan import IndexPlan
+from smriti_scale.mongo.queries import Query
+
+__all__ = [
+    "Index",
+    "IndexPlan",
+    "Indexes",
+    "Query",
+]
