@@ -71,6 +71,34 @@ class BreakerChanged(Event):
 
 # --- cache
 
+# --- HTTP cache
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPCacheAnswered(Event):
+    """A cacheable route was asked. `outcome`: `hit`, `stale`, `miss` or `bypass` (this request may not be shared)."""
+
+    outcome: str
+    route: str
+
+
+@dataclass(frozen=True, slots=True)
+class CDNPurged(Event):
+    """A CDN was told to forget so many keys."""
+
+    cdn: str
+    keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class CDNPurgeFailed(Event):
+    """A CDN could not be told, after all attempts: it serves old answers until they expire."""
+
+    cdn: str
+    keys: int
+    reason: str
+
+
 # --- pagination
 
 
