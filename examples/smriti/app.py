@@ -25,10 +25,11 @@ from examples.smriti.lists import NEWEST_FIRST
 from examples.smriti.notifications.devices import Devices
 from examples.smriti.notifications.push import pusher_from
 from examples.smriti.notifications.routes import notification_routes
+from examples.smriti.posts.file_routes import file_routes
 from examples.smriti.posts.posts import Posts
 from examples.smriti.posts.routes import post_routes
 from examples.smriti.posts.search import Search
-from examples.smriti.posts.uploads import LARGEST
+from examples.smriti.posts.uploads import LARGEST, Files
 from examples.smriti.quotes.history import NEWEST_DAY_FIRST, History
 from examples.smriti.quotes.quotes import Quotes
 from examples.smriti.quotes.routes import cron_routes, quote_routes
@@ -36,6 +37,7 @@ from examples.smriti.settings import SmritiSettings
 from examples.smriti.users.routes import user_routes
 from examples.smriti.users.users import Users
 from smriti_scale import Scale
+from smriti_scale.storage import LocalStore, ObjectStore
 
 VERSION = "1.0.0"
 
@@ -62,7 +64,8 @@ def create_app(settings: SmritiSettings | None = None) -> FastAPI:
     newest_first = scale.paginator(NEWEST_FIRST)
     accounts = Accounts(scale.mongo, scale.cache, hasher, tokens)
     users = Users(scale.mongo, scale.cache, accounts)
-    posts = Posts(scale.mongo, scale.cache, newest_first)
+    files = Files(store_of(settings), public_url=settings.public_url)
+    posts = Posts(scale.mongo, scale.cache, newest_first, files)
     circles = Circles(scale.mongo, scale.cache, newest_first)
     devices = Devices(scale.mongo)
     quotes = Quotes(scale.mongo, devices, pusher)
@@ -74,6 +77,8 @@ def create_app(settings: SmritiSettings | None = None) -> FastAPI:
         async with scale.lifespan(app):
             yield
         await pusher.aclose()
+        if files.store is not None:
+            await files.store.aclose()
         hasher.close()
 
     app = FastAPI(title="Smriti", version=VERSION, lifespan=lifespan, openapi_url="/api/openapi.json", redoc_url=None)
@@ -99,6 +104,7 @@ def create_app(settings: SmritiSettings | None = None) -> FastAPI:
         post_routes(posts, Search(scale.mongo, scale.cache, newest_first), signed_in, scale.limiter, settings),
         user_routes(users, posts, signed_in),
         circle_routes(circles, posts, signed_in, scale.limiter, settings),
+        file_routes(files),
         quote_routes(quotes, history, signed_in),
         notification_routes(devices, signed_in),
         cron_routes(quotes, settings),
@@ -120,3 +126,10 @@ def create_app(settings: SmritiSettings | None = None) -> FastAPI:
     )
     app.add_middleware(ClientPathsMiddleware)
     return app
+
+
+def store_of(settings: SmritiSettings) -> ObjectStore | None:
+    """The file store that the settings name."""
+    if settings.storage == "local":
+        return LocalStore(settings.storage_folder)
+    return None
