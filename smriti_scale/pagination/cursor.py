@@ -126,7 +126,7 @@ class CursorCodec:
             options: the BSON options that values are read with; the collection's.
         """
         options = options or _DEFAULT_OPTIONS
-        ordering = "\x00".join([collection, *(f"{field}\x01{direction}" for field, direction in sort)]).encode()
+        ordering = repr((collection, [(field, direction) for field, direction in sort])).encode()
         chosen = _canonical(filter, options) if filter else b""
         whose = b"" if scope is None else b"\x01" + scope.encode("utf-8", "surrogatepass")
         parts = (ordering, chosen, whose)

@@ -154,6 +154,16 @@ class Planner:
         )
 
 
+def collation_document(collation: Any) -> dict[str, Any] | None:
+    """A collation as the server takes it, from a mapping or the driver's `Collation`."""
+    if collation is None:
+        return None
+    document = collation if isinstance(collation, Mapping) else getattr(collation, "document", None)
+    if not isinstance(document, Mapping) or "locale" not in document:
+        raise ConfigurationError(f"collation={collation!r} must be a Collation or a mapping with a 'locale'")
+    return dict(document)
+
+
 async def _list_indexes(collection: Any) -> list[dict[str, Any]]:
     # The plain command, since the drivers' list_indexes always asks the primary: a reader of secondaries may have none.
     try:

@@ -22,6 +22,7 @@ class PageRequest:
 
     Args:
         limit: rows to read: one more than the page has, which tells whether another page follows.
+        options: collation and session for the driver.
     """
 
     collection: Any
@@ -29,11 +30,10 @@ class PageRequest:
     reading: FilterReading
     sort: SortSpec
     shown: Projected
-    collation: dict[str, Any] | None
     position: Position | None
     limit: int
     skip: int
-    session: Any
+    options: dict[str, Any]
 
 
 async def read_rows(request: PageRequest, plan: ListPlan) -> list[Document]:
@@ -71,7 +71,7 @@ async def _merge_level_rows(request: PageRequest, plan: ListPlan, anchor: Mappin
         )
         for fixed in request.reading.combinations(plan.prefix)
     ]
-    if request.session is None:
+    if "session" not in request.options:
         ranges = await asyncio.gather(*spread)
     else:  # a session carries one operation at a time
         ranges = [await each for each in spread]
@@ -97,6 +97,7 @@ async def _find(
         "limit": request.limit,
         # All rows in one answer: by default the first holds 101.
         "batch_size": request.limit,
+        **request.options,
     }
     if bounds is not None:
         if bounds.drops:
@@ -108,10 +109,6 @@ async def _find(
             options["max"] = bounds.upper
     if request.skip:
         options["skip"] = request.skip
-    if request.collation is not None:
-        options["collation"] = request.collation
-    if request.session is not None:
-        options["session"] = request.session
     found = request.collection.find(wanted, projection or request.shown.send, **options)
     rows: list[Document] = await found.to_list(None)
     return rows
