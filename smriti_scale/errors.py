@@ -6,6 +6,8 @@ ScaleError
 ├── MissingExtraError (ImportError)      an optional package is not installed
 ├── DeadlineExceeded (TimeoutError)      a server did not answer in the time allowed
 ├── CircuitOpen (ConnectionError)        a server is known to be down; it was not asked
+├── CacheKeyError (TypeError)            an argument that has no stable text for a cache key
+├── UncacheableValue (TypeError)         a value that would not come back from the cache as it went in
 ├── InvalidCursor (ValueError)           a page cursor that is altered, foreign or expired
 ├── IndexingError (RuntimeError)         planning or applying indexes and shard keys
 │   ├── IndexDrift                       the database differs from the declarations
@@ -129,6 +131,7 @@ class DataVersionMismatch(LocalServerError):
     """The data folder was written by another version of the server."""
 
 
+<<<<<<< HEAD
 class IndexingError(ScaleError, RuntimeError):
     """Planning or applying indexes or shard keys did not work out."""
 
@@ -293,3 +296,11 @@ class ChecksumMismatch(StorageError):
 
 class StorageUnavailable(StorageError, ConnectionError):
     """The store did not answer as it should, after retries."""
+=======
+class CacheKeyError(ScaleError, TypeError):
+    """An argument cannot be part of a cache key or tag; the message says how to name or exclude it."""
+
+
+class UncacheableValue(ScaleError, TypeError):
+    """A value cannot be stored so that it comes back as it was; the message says what to annotate or change."""
+>>>>>>> cache

@@ -71,6 +71,70 @@ class BreakerChanged(Event):
 
 # --- cache
 
+
+@dataclass(frozen=True, slots=True)
+class CacheHit(Event):
+    """A call was answered from Redis, or with a stale value.
+
+    A hit in memory emits nothing, since the event would cost more than the hit: `CacheStats` counts those.
+    """
+
+    cache: str
+    function: str
+    """The function's qualified name, or `get` and the like for direct use."""
+    source: str
+    """`redis` or `stale`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheMiss(Event):
+    """A call had to wait for a factory, its own or another caller's."""
+
+    cache: str
+    function: str
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLoaded(Event):
+    """A factory finished."""
+
+    cache: str
+    function: str
+    seconds: float
+    error: str = ""
+    """The exception's class name, if it raised."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheInvalidated(Event):
+    """This process invalidated entries."""
+
+    cache: str
+    keys: int
+    tags: int
+    everything: bool
+    delivered: bool
+    """False: Redis did not take it; it will be told when it is back."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRejected(Event):
+    """A value in Redis could not be used and was deleted."""
+
+    cache: str
+    function: str
+    reason: str
+    """`foreign` (corrupted, or not ours), `type` (of another or a changed type) or `decode`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheChannelChanged(Event):
+    """The invalidation channel went `live` or was `lost`."""
+
+    cache: str
+    state: str
+
+
 # --- HTTP cache
 
 
