@@ -85,9 +85,10 @@ class Scale:
         self.limiter = RateLimiter(
             key_func=who,
             storage_uri=settings.redis_url or "memory://",
-            default_limits=list(settings.default_limits),
+            default_limits=settings.default_limits,
+            application_limits=settings.application_limits,
             headers_enabled=True,
-            key_prefix=settings.namespace,
+            key_prefix=f"{settings.namespace}:limit",
             events=self.events,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from types import TracebackType
 from typing import Self
@@ -13,7 +14,7 @@ from smriti_scale.errors import LocalServerError, PortTaken
 from smriti_scale.local.binaries import find_redis_server
 from smriti_scale.local.folder import DataFolder
 from smriti_scale.local.lifetime import run_blocking
-from smriti_scale.local.ports import HOST, free_ports, require_free
+from smriti_scale.local.ports import HOST, choose_ports, remember_ports
 from smriti_scale.local.process import ServerProcess
 
 ENVIRONMENT_VARIABLE = "SMRITI_REDIS_URL"
@@ -58,6 +59,7 @@ class LocalRedis:
         self._process: ServerProcess | None = None
         self._command: list[str] = []
         self._uri: str | None = None
+        self._interrupted = threading.Event()
 
     @property
     def uri(self) -> str:
@@ -87,7 +89,7 @@ class LocalRedis:
         return self._process.pid if self._process and self._process.alive() else None
 
     async def __aenter__(self) -> Self:
-        await run_blocking(self.start, undo=self.stop)
+        await run_blocking(self.start, interrupt=self._interrupted.set, undo=self.stop)
         return self
 
     async def __aexit__(
@@ -103,17 +105,16 @@ class LocalRedis:
         """
         if self._uri is not None:
             raise LocalServerError("this LocalRedis is already running")
+        self._interrupted.clear()
         if self._given:
             self._await_answer(urlsplit(self._given).hostname or HOST, urlsplit(self._given).port or 6379)
             self._uri = self._given
             return
         binary = find_redis_server(self._binary)
-        if self._asked_port is not None:
-            require_free([self._asked_port])
         self._folder = DataFolder(self._data_dir)
         try:
             for attempt in range(_ATTEMPTS):
-                port = self._asked_port or free_ports(1)[0]
+                [port] = choose_ports(self._folder.path, 1, first=self._asked_port)
                 self._process = ServerProcess("redis", self._folder)
                 self._command = _command(str(binary), port, self._folder)
                 try:
@@ -124,6 +125,7 @@ class LocalRedis:
                         raise
                 else:
                     break
+            remember_ports(self._folder.path, [port])
             self._uri = f"redis://{HOST}:{port}/0"
         except BaseException:
             self.stop()
@@ -138,6 +140,14 @@ class LocalRedis:
         if self._folder is not None:
             self._folder.release()
             self._folder = None
+
+    def check(self) -> None:
+        """
+        Raises:
+            LocalServerError: the server was started by this object and has died; the message says why.
+        """
+        if self._process is not None:
+            self._process.require_alive()
 
     async def kill(self) -> None:
         """SIGKILL: what was not in a snapshot is lost."""
@@ -177,8 +187,9 @@ class LocalRedis:
         """Ask PING, in the protocol's inline form, until the server says anything but that it is loading."""
         deadline = time.monotonic() + self._startup_timeout
         while True:
-            if self._process is not None:
-                self._process.require_alive()
+            self.check()
+            if self._interrupted.is_set():
+                raise LocalServerError("the start was interrupted")
             try:
                 with socket.create_connection((host, port), timeout=1.0) as connection:
                     connection.sendall(b"PING\r\n")

@@ -6,7 +6,6 @@ https://www.mongodb.com/docs/manual/reference/command/replSetReconfig/ (`force`)
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 import time
@@ -17,14 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from smriti_scale.errors import ConfigurationError, LocalServerError
-from smriti_scale.local.ports import HOST, free_ports, is_free, require_free
+from smriti_scale.local.ports import HOST
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
 
 Role = Literal["primary", "secondary", "other"]
 NAME = "smriti"
-_STATE = "ports.json"
 _NOT_YET_INITIALIZED = 94
 # A primary is found within 1.3 s in place of 10 s and more; loopback loses no heartbeats.
 _SETTINGS = {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 200}
@@ -83,33 +81,6 @@ def command_line(binary: str, port: int, folder: Path, options: NodeOptions) -> 
     ]
 
 
-def choose_ports(folder: Path, count: int, *, first: int | None) -> list[int]:
-    """The ports asked for; else those of the last run, which saves a reconfiguration; else free ones.
-
-    Raises:
-        PortTaken: a port asked for is in use.
-        ConfigurationError: the folder holds a set of another size.
-    """
-    known: list[int] = []
-    with suppress(OSError, ValueError, TypeError):
-        known = [int(port) for port in json.loads((folder / _STATE).read_text())]
-    if known and len(known) != count:
-        raise ConfigurationError(
-            f"{folder} holds a set of {len(known)} node(s), and {count} were asked for: ask for {len(known)}, "
-            "or choose another data folder"
-        )
-    if first is not None:
-        asked = list(range(first, first + count))
-        require_free(asked)
-        return asked
-    return known if known and all(map(is_free, known)) else free_ports(count)
-
-
-def remember_ports(folder: Path, ports: list[int]) -> None:
-    """For the next run on this folder."""
-    (folder / _STATE).write_text(json.dumps(ports))
-
-
 def uri_of(ports: list[int]) -> str:
     """Connects to the whole set."""
     return f"mongodb://{','.join(f'{HOST}:{port}' for port in ports)}/?replicaSet={NAME}"
@@ -120,12 +91,19 @@ def direct_uri(port: int) -> str:
     return f"mongodb://{HOST}:{port}/?directConnection=true"
 
 
+def await_listening(ports: list[int], deadline: Deadline) -> None:
+    """Wait until each node accepts connections."""
+    for port in ports:
+        while True:
+            with suppress(OSError), socket.create_connection((HOST, port), timeout=1.0):
+                break
+            deadline.pause(f"mongod to listen on {HOST}:{port}")
+
+
 def initiate(ports: list[int], deadline: Deadline) -> None:
     """Give the nodes their configuration: the first one, or a new one where the ports have changed."""
     from pymongo.errors import OperationFailure, PyMongoError
 
-    for port in ports:
-        _await_open(port, deadline)
     wanted = [f"{HOST}:{port}" for port in ports]
     with _client(direct_uri(ports[0])) as client:
         while True:
@@ -142,6 +120,10 @@ def initiate(ports: list[int], deadline: Deadline) -> None:
             else:
                 break
             deadline.pause("the first node to read its configuration")
+        if len(config["members"]) != len(wanted):
+            raise ConfigurationError(
+                f"the data folder holds a set of {len(config['members'])} node(s), and {len(wanted)} were asked for"
+            )
         if [member["host"] for member in config["members"]] != wanted:
             for member, host in zip(config["members"], wanted, strict=True):
                 member["host"] = host
@@ -227,13 +209,6 @@ def _narrowed(uri: str, node: str) -> str:
 
 
 _WHOLE_SET_OPTIONS = {"replicaset", "directconnection", "loadbalanced", "readpreference"}
-
-
-def _await_open(port: int, deadline: Deadline) -> None:
-    while True:
-        with suppress(OSError), socket.create_connection((HOST, port), timeout=1.0):
-            return
-        deadline.pause(f"mongod to listen on {HOST}:{port}")
 
 
 @contextmanager

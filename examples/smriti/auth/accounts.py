@@ -10,11 +10,11 @@ from bson import ObjectId
 from pydantic import BaseModel
 from pymongo.errors import DuplicateKeyError
 from smriti_scale.cache import Cache
-from smriti_scale.mongo import MongoClients
 
 from examples.smriti.answers import ApiError
 from examples.smriti.auth.passwords import PasswordHasher, Verdict
 from examples.smriti.auth.tokens import Tokens
+from smriti_scale.mongo import MongoClients
 
 _TAKEN = {
     "username": "That username is taken",

@@ -7,12 +7,14 @@ from typing import Any
 from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
+from smriti_scale.cache import Cache
 
 from examples.smriti.answers import ApiError, iso
 from examples.smriti.auth.accounts import User, now
 from examples.smriti.circles import rules
-from smriti_scale.cache import Cache
+from examples.smriti.lists import page_of
 from smriti_scale.mongo import MongoClients
+from smriti_scale.pagination import CursorPaginator
 
 _CODE_ATTEMPTS = 5
 
@@ -23,11 +25,13 @@ class Circles:
     Args:
         mongo: clients for writing and reading.
         cache: holds lists of circles; every write that changes them drops them.
+        paginator: newest first.
     """
 
-    def __init__(self, mongo: MongoClients, cache: Cache) -> None:
+    def __init__(self, mongo: MongoClients, cache: Cache, paginator: CursorPaginator) -> None:
         self._mongo = mongo
         self._cache = cache
+        self._paginator = paginator
 
     async def create(
         self, user: User, *, name: str, description: str | None, color: str | None, emoji: str | None
@@ -67,17 +71,20 @@ class Circles:
         await self._changed(document)
         return full(document, user)
 
-    async def listed(self, user: User, *, skip: int, limit: int) -> dict[str, Any]:
+    async def listed(self, user: User, *, skip: int, limit: int, cursor: str | None) -> dict[str, Any]:
         """The user's circles, newest created first, each with the time of its newest post."""
         mine = {"members.user_id": user.id}
         circles = self._mongo.read.circles
-        found = await circles.find(mine).sort([("created_at", -1), ("_id", -1)]).skip(skip).limit(limit).to_list(limit)
+        found, next_cursor = await page_of(
+            self._paginator, circles, mine, skip=skip, limit=limit, cursor=cursor, scope=user.id
+        )
         activity = await self.last_activity([str(each["_id"]) for each in found])
         return {
             "circles": [item(each, activity.get(str(each["_id"]))) for each in found],
             "total": await circles.count_documents(mine),
             "skip": skip,
             "limit": limit,
+            "next_cursor": next_cursor,
         }
 
     async def last_activity(self, circle_ids: list[str]) -> dict[str, Any]:
@@ -261,9 +268,7 @@ class Circles:
             {"members.user_id": user.id}, limit=rules.MOST_CIRCLES, session=session
         )
         if count >= rules.MOST_CIRCLES:
-            raise ApiError(
-                403, f"You are in {rules.MOST_CIRCLES} circles already", code="CIRCLE_LIMIT_REACHED"
-            )
+            raise ApiError(403, f"You are in {rules.MOST_CIRCLES} circles already", code="CIRCLE_LIMIT_REACHED")
 
     async def _changed(self, circle: dict[str, Any]) -> None:
         await self._cache.invalidate_tags(*(f"circles:{member['user_id']}" for member in circle["members"]))
