@@ -131,7 +131,6 @@ class DataVersionMismatch(LocalServerError):
     """The data folder was written by another version of the server."""
 
 
-<<<<<<< HEAD
 class IndexingError(ScaleError, RuntimeError):
     """Planning or applying indexes or shard keys did not work out."""
 
@@ -296,11 +295,11 @@ class ChecksumMismatch(StorageError):
 
 class StorageUnavailable(StorageError, ConnectionError):
     """The store did not answer as it should, after retries."""
-=======
+
+
 class CacheKeyError(ScaleError, TypeError):
     """An argument cannot be part of a cache key or tag; the message says how to name or exclude it."""
 
 
 class UncacheableValue(ScaleError, TypeError):
     """A value cannot be stored so that it comes back as it was; the message says what to annotate or change."""
->>>>>>> cache

@@ -117,7 +117,7 @@ class Accounts:
             ApiError: 401 in the same words, after the same time, for an unknown account and a wrong password.
         """
         found = await self._find(identifier, kind)
-        verdict = await self._hasher.verify(password, found and found["hashed_password"])
+        verdict = await self._hasher.verify(password, found["hashed_password"] if found else None)
         if found is None or verdict is Verdict.WRONG:
             raise ApiError(401, "Wrong username or password", headers={"WWW-Authenticate": "Bearer"})
         if verdict is Verdict.RIGHT_BUT_OLD:

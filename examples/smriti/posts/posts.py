@@ -166,17 +166,16 @@ class Posts:
     async def _insert_into_circles(self, author: User, document: dict[str, Any]) -> None:
         ids = [ObjectId(each) for each in document["circle_ids"]]
 
-        async def insert(session: Any) -> None:
+        async def insert() -> None:
             # A write, not a read: a vote that deletes one of the circles meanwhile conflicts with it, so that no post
             # is left pointing at a circle that is gone.
             touched = await self._mongo.write.circles.update_many(
                 {"_id": {"$in": ids}, "members.user_id": author.id},
                 {"$set": {"posted_at": document["created_at"]}},
-                session=session,
             )
             if touched.matched_count != len(ids):
                 raise _no_member()
-            await self._mongo.write.posts.insert_one(document, session=session)
+            await self._mongo.write.posts.insert_one(document)
 
         await self._mongo.transaction(insert)
 
