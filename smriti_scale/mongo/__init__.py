@@ -8,6 +8,7 @@ from smriti_scale.mongo.indexes import Indexes
 from smriti_scale.mongo.plan import IndexPlan
 from smriti_scale.mongo.queries import Query
 from smriti_scale.mongo.relations import BatchLoader, lookup_many, lookup_one
+from smriti_scale.mongo.sharding import ShardKey, Zone
 
 __all__ = [
     "BatchLoader",
@@ -26,6 +27,8 @@ __all__ = [
     "Query",
     "QueryGuard",
     "QueryGuardMiddleware",
+    "ShardKey",
+    "Zone",
     "lookup_many",
     "lookup_one",
     "handle_unavailable",
