@@ -123,8 +123,9 @@ class Scale:
     async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
         """Open on start, close on stop: give it to the app, or enter it inside the app's own lifespan."""
         self._start_sentry()
+        self._draining = False
         try:
-            await self.mongo.ping()
+            await self.mongo.warm_up()
             await self._see_to_indexes()
             yield
         finally:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from examples.smriti.answers import ApiError, failure
 from smriti_scale.errors import InvalidCursor
+from smriti_scale.ratelimit import RateLimitExceeded
 
 _log = logging.getLogger("smriti")
 
@@ -24,6 +25,7 @@ def install_error_handlers(app: FastAPI) -> None:
         ApiError: _api_error,
         RequestValidationError: _invalid,
         InvalidCursor: _invalid_cursor,
+        RateLimitExceeded: _http_error,  # named, since the limiter has an answer of its own for it
         HTTPException: _http_error,
     }
     for error, handler in handlers.items():
