@@ -24,6 +24,7 @@ from smriti_scale.mongo import Indexes, MongoClients
 from smriti_scale.monitoring import Check, health_routes, init_sentry
 from smriti_scale.pagination import CursorPaginator
 from smriti_scale.ratelimit import RateLimiter, client_address, setup_rate_limiting
+from smriti_scale.redis_link import RedisLink
 from smriti_scale.settings import ScaleSettings
 
 _log = logging.getLogger("smriti_scale.scale")
@@ -82,12 +83,14 @@ class Scale:
             return f"user:{user}" if user else f"address:{address(request)}"
 
         self.client_address = address
+        self._redis = RedisLink(settings.redis_url) if settings.redis_url else None
         self.limiter = RateLimiter(
             key_func=who,
-            storage_uri=settings.redis_url or "memory://",
-            default_limits=list(settings.default_limits),
+            redis=self._redis,
+            default_limits=settings.default_limits,
+            application_limits=settings.application_limits,
             headers_enabled=True,
-            key_prefix=settings.namespace,
+            key_prefix=f"{settings.namespace}:limit",
             events=self.events,
         )
 
@@ -112,23 +115,30 @@ class Scale:
         setup_rate_limiting(app, self.limiter)
         setup_compression(app, minimum_size=self.settings.compression_minimum_size)
         checks = [Check("mongodb", self.mongo.ping)]
-        if self.settings.redis_url:
-            checks.append(Check("redis", self.cache.ping, required=False))
+        if self._redis is not None:
+            checks.append(Check("redis", self._ping_redis, required=False))
         app.router.routes.extend(health_routes(checks, draining=lambda: self._draining))
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
         """Open on start, close on stop: give it to the app, or enter it inside the app's own lifespan."""
         self._start_sentry()
+        self._draining = False
         try:
-            await self.mongo.ping()
+            await self.mongo.warm_up()
             await self._see_to_indexes()
             yield
         finally:
             self._draining = True
             await self.cache.aclose()
             await self.limiter.aclose()
+            if self._redis is not None:
+                await self._redis.aclose()
             await self.mongo.aclose()
+
+    async def _ping_redis(self) -> None:
+        if self._redis is not None:
+            await self._redis.client.ping()
 
     async def _see_to_indexes(self) -> None:
         if self.indexes is None or self.settings.indexes == "off":

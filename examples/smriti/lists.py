@@ -40,4 +40,4 @@ async def page_of(
     page = await paginator.paginate(
         collection, which, limit=limit, cursor=cursor, skip=skip, scope=scope, projection=projection
     )
-    return list(page.items), page.next_cursor
+    return page.items, page.next_cursor
