@@ -85,6 +85,7 @@ class CursorPaginator:
         self._max_total = max_total
         self._max_merge = max_merge
         self._events = events
+        self._whole = Projected(None, self.sort.fields)
         self._planner = Planner(self.sort, index=index, collation=self._collation, clock=clock)
 
     async def paginate(
@@ -119,6 +120,8 @@ class CursorPaginator:
         """
         chosen = filter if filter is not None else {}
         request, binding = self._request(collection, chosen, limit, cursor, skip, scope, projection, session)
+        if self._total == "none":
+            return self._page(await self._rows(request), request, request.shown, binding)
         return await self._with_total(request, self._index_page(request, binding))
 
     async def paginate_aggregate(
@@ -241,7 +244,7 @@ class CursorPaginator:
     ) -> str:
         """The cursor of the page that begins after a row of this list; the row must hold its sort fields."""
         binding = self._bind(collection, filter if filter is not None else {}, scope, self.sort.keys)
-        return self.codec.encode(Position(Projected(None, self.sort.fields).anchor(item)), binding)
+        return self.codec.encode(Position(self._whole.anchor(item)), binding)
 
     async def check(
         self,
@@ -286,7 +289,7 @@ class CursorPaginator:
             filter=filter,
             reading=self._read(filter, text=keys is not None),
             sort=self.sort,
-            shown=projected(projection, self.sort.fields),
+            shown=self._whole if projection is None else projected(projection, self.sort.fields),
             position=self._position(cursor, binding, len(keys or self.sort.keys)),
             limit=limit + 1,
             skip=skip,
