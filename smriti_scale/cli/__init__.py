@@ -34,6 +34,7 @@ class Command:
 
 COMMANDS = {
     "dev": Command("smriti_scale.cli.dev", "Run a MongoDB replica set and a Redis on this machine until Ctrl-C."),
+    "tasks": Command("smriti_scale.cli.tasks", "Run workers and beat; queues and dead letters.", group=True),
 }
 
 

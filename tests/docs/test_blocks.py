@@ -1,8 +1,9 @@
 """Every Python and shell block of README and docs runs, page by page, as a reader would type it.
 
-Python blocks of a page share one namespace and may `await`; `mongo_uri`, `redis_url` and `db` are predefined, and
-each page gets a database of its own. A block marked `no-run` in its info string needs what this machine lacks
-(Docker, a hosted service); its page says which. Shell blocks run in an empty folder with the environment's commands.
+Python blocks of a page share one namespace and may `await`; `mongo_uri`, `redis_url` and `db` are predefined,
+`MONGODB_URI`, `REDIS_URL` and `DATABASE_NAME` are set, and each page gets a database of its own. A block marked
+`no-run` in its info string needs what a test machine lacks (Docker, a hosted service); its page says which. Shell
+blocks run in an empty folder with the environment's commands.
 """
 
 from __future__ import annotations
@@ -62,12 +63,15 @@ async def test_the_blocks_of_the_page_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MONGODB_URI", mongo_uri)
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    monkeypatch.setenv("DATABASE_NAME", motor_db.name)
     page = ModuleType("docs_page")
     monkeypatch.setitem(sys.modules, "docs_page", page)
     page.__dict__.update(mongo_uri=mongo_uri, redis_url=redis_url, db=motor_db)
     for block in PAGES[name]:
         if block.language == "shell":
-            run_shell(block, name, mongo_uri, redis_url)
+            run_shell(block, name)
             continue
         padded = "\n" * block.line + block.code  # so that a traceback names the page's own line
         code = compile(padded, name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
@@ -76,11 +80,11 @@ async def test_the_blocks_of_the_page_run(
             await outcome
 
 
-def run_shell(block: Block, page: str, mongo_uri: str, redis_url: str) -> None:
+def run_shell(block: Block, page: str) -> None:
     commands = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     ran = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", block.code],
-        env={**os.environ, "PATH": commands, "MONGODB_URI": mongo_uri, "REDIS_URL": redis_url},
+        env={**os.environ, "PATH": commands},
         capture_output=True,
         text=True,
         timeout=60,
