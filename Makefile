@@ -43,5 +43,17 @@ bench: $(STAMP) ## tables beside the peers
 	$(BIN)/pip install --quiet --group bench
 	$(BIN)/python -m tests.benchmarks
 
+# The suite against the built package in an environment of its own, away from the sources; first bare, without extras.
+wheel-test: $(STAMP) ## build sdist and wheel, install into an empty environment, test that
+	rm -rf dist build && mkdir -p build/checkout
+	$(BIN)/python -m build --outdir dist . >/dev/null
+	$(PYTHON) -m venv build/venv
+	build/venv/bin/pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	build/venv/bin/pip install --quiet dist/*.whl
+	cd build && venv/bin/python -W error -c 'import smriti_scale as s; [getattr(s, name) for name in s.__all__]; print(s.__version__, s.__file__)'
+	build/venv/bin/pip install --quiet --group test "$$(ls dist/*.whl)[example]"
+	cp -r tests examples docs README.md CHANGELOG.md mkdocs.yml pyproject.toml Makefile build/checkout/
+	cd build/checkout && ../venv/bin/python -m pytest -n 2 --dist loadgroup
+
 clean: ## remove what make made
 	rm -rf $(VENV) .smriti site dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,186 @@
+"""The posts collection: writing, and the lists one can read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bson import ObjectId
+from smriti_scale.cache import Cache
+
+from examples.smriti.answers import ApiError, json_bytes
+from examples.smriti.auth.accounts import User, now
+from examples.smriti.lists import page_of
+from examples.smriti.posts.drafts import Draft, Form, checked
+from examples.smriti.posts.views import post_view
+from smriti_scale.mongo import MongoClients
+from smriti_scale.pagination import CursorPaginator
+
+PUBLIC: dict[str, Any] = {"visibility": {"$in": ["public", None]}}  # None: posts from before there was a choice
+
+
+class Posts:
+    """Posts of everybody.
+
+    Args:
+        mongo: clients for writing and reading.
+        cache: holds pages of lists for a short time; every write that changes them drops them.
+        paginator: newest first.
+    """
+
+    def __init__(self, mongo: MongoClients, cache: Cache, paginator: CursorPaginator) -> None:
+        self._mongo = mongo
+        self._cache = cache
+        self._paginator = paginator
+
+        @cache.cached(ttl=30, key="feed:{user_id}:{skip}:{limit}:{cursor}", tags=["posts"])
+        async def feed(user_id: str, *, skip: int, limit: int, cursor: str | None) -> bytes:
+            found, next_cursor = await page_of(
+                paginator, mongo.read.posts, PUBLIC, skip=skip, limit=limit, cursor=cursor, scope=user_id
+            )
+            posts = [post_view(document) for document in found]
+            return json_bytes({"count": len(posts), "posts": posts, "next_cursor": next_cursor})
+
+        @cache.cached(ttl=60, key="post_count:{user_id}:{own}", tags=["posts_of:{user_id}"])
+        async def count_of(user_id: str, *, own: bool) -> int:
+            count: int = await mongo.read.posts.count_documents(_by(user_id, own=own))
+            return count
+
+        self.feed = feed
+        self.count_of = count_of
+
+    async def create(self, author: User, draft: Draft) -> dict[str, Any]:
+        """Store a post; its author's next read of any list shows it.
+
+        Raises:
+            ApiError: 403 when the author is not a member of every circle.
+        """
+        document: dict[str, Any] = {
+            "_id": ObjectId(),
+            "content_type": draft.content_type,
+            "title": draft.title,
+            "text_content": draft.text_content,
+            "link_url": draft.link_url,
+            "author": {"user_id": author.id, "username": author.username},
+            "created_at": now(),
+            "visibility": "circles" if draft.circle_ids else "public",
+        }
+        if draft.circle_ids:
+            document["circle_ids"] = list(draft.circle_ids)
+            await self._insert_into_circles(author, document)
+        else:
+            await self._mongo.write.posts.insert_one(document)
+        await self._changed(author.id)
+        return post_view(document)
+
+    async def draft_for_circle(self, circle_id: str, form: Form) -> Draft:
+        """A draft for one circle; an id that is none is a circle one is not in.
+
+        Raises:
+            ApiError: 400 with the first problem; NOT_CIRCLE_MEMBER for a malformed id.
+        """
+        if not ObjectId.is_valid(circle_id):
+            raise _no_member()
+        return await checked(form)
+
+    async def delete(self, user: User, post_id: str) -> None:
+        """Delete one's own post.
+
+        Raises:
+            ApiError: 404 for an unknown or malformed id, 403 for somebody else's post.
+        """
+        posts = self._mongo.write.posts
+        found = await posts.find_one({"_id": ObjectId(post_id)}, {"author": 1}) if ObjectId.is_valid(post_id) else None
+        if found is None:
+            raise ApiError(404, "There is no such post")
+        if found["author"]["user_id"] != user.id:
+            raise ApiError(403, "That post is somebody else's")
+        await posts.delete_one({"_id": found["_id"], "author.user_id": user.id})
+        await self._changed(user.id)
+
+    async def own(self, user: User, *, skip: int, limit: int, cursor: str | None) -> dict[str, Any]:
+        """Everything the user wrote."""
+        found, next_cursor = await self._page(_by(user.id, own=True), user, skip=skip, limit=limit, cursor=cursor)
+        return {"posts": [post_view(document) for document in found], "next_cursor": next_cursor}
+
+    async def of_user(
+        self, reader: User, author_id: str, *, skip: int, limit: int, cursor: str | None
+    ) -> dict[str, Any]:
+        """What the reader may see of an author's posts: all of one's own, the public ones of others."""
+        own = reader.id == author_id
+        found, next_cursor = await self._page(_by(author_id, own=own), reader, skip=skip, limit=limit, cursor=cursor)
+        return {
+            "posts": [post_view(document) for document in found],
+            "total": await self.count_of(author_id, own=own),
+            "skip": skip,
+            "limit": limit,
+            "next_cursor": next_cursor,
+        }
+
+    async def of_circle(
+        self, reader: User, circle_id: str, *, skip: int, limit: int, cursor: str | None
+    ) -> dict[str, Any]:
+        """A circle's feed, for its members.
+
+        Raises:
+            ApiError: NOT_CIRCLE_MEMBER, for unknown, malformed and other people's circles alike.
+        """
+        identifier = ObjectId(circle_id) if ObjectId.is_valid(circle_id) else None
+        circles = self._mongo.read.circles
+        if await circles.find_one({"_id": identifier, "members.user_id": reader.id}, {"_id": 1}) is None:
+            raise _no_member()
+        which = {"circle_ids": str(identifier)}
+        found, next_cursor = await self._page(which, reader, skip=skip, limit=limit, cursor=cursor)
+        names = await self._circle_names({name for document in found for name in document.get("circle_ids") or ()})
+        return {
+            "posts": [
+                post_view(document, [names.get(each, "A circle that is gone") for each in document["circle_ids"]])
+                for document in found
+            ],
+            "total": await self._mongo.read.posts.count_documents(which),
+            "skip": skip,
+            "limit": limit,
+            "next_cursor": next_cursor,
+        }
+
+    async def _insert_into_circles(self, author: User, document: dict[str, Any]) -> None:
+        ids = [ObjectId(each) for each in document["circle_ids"]]
+
+        async def insert(session: Any) -> None:
+            # A write, not a read: a vote that deletes one of the circles meanwhile conflicts with it, so that no post
+            # is left pointing at a circle that is gone.
+            touched = await self._mongo.write.circles.update_many(
+                {"_id": {"$in": ids}, "members.user_id": author.id},
+                {"$set": {"posted_at": document["created_at"]}},
+                session=session,
+            )
+            if touched.matched_count != len(ids):
+                raise _no_member()
+            await self._mongo.write.posts.insert_one(document, session=session)
+
+        await self._mongo.transaction(insert)
+
+    async def _page(
+        self, which: dict[str, Any], reader: User, *, skip: int, limit: int, cursor: str | None
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        return await page_of(
+            self._paginator, self._mongo.read.posts, which, skip=skip, limit=limit, cursor=cursor, scope=reader.id
+        )
+
+    async def _circle_names(self, circle_ids: set[str]) -> dict[str, str]:
+        if not circle_ids:
+            return {}
+        wanted: Sequence[ObjectId] = [ObjectId(each) for each in circle_ids if ObjectId.is_valid(each)]
+        found = await self._mongo.read.circles.find({"_id": {"$in": wanted}}, {"name": 1}).to_list(len(wanted))
+        return {str(circle["_id"]): circle["name"] for circle in found}
+
+    async def _changed(self, author_id: str) -> None:
+        await self._cache.invalidate_tags("posts", f"posts_of:{author_id}")
+
+
+def _by(user_id: str, *, own: bool) -> dict[str, Any]:
+    return {"author.user_id": user_id} if own else {"author.user_id": user_id, **PUBLIC}
+
+
+def _no_member() -> ApiError:
+    return ApiError(403, "You are not in that circle", code="NOT_CIRCLE_MEMBER")

@@ -1,0 +1,45 @@
+"""The service's settings: the library's, and Smriti's own under the names its deployments already use."""
+
+from __future__ import annotations
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator
+
+from smriti_scale.settings import ScaleSettings, Strings
+
+
+class SmritiSettings(ScaleSettings):
+    """Read from the environment or `.env`; see `.env.example` for each variable."""
+
+    namespace: str = "smriti"
+    database_name: str = Field("smriti", validation_alias=AliasChoices("SCALE_DATABASE_NAME", "DATABASE_NAME"))
+
+    algorithm: str = Field("HS256", validation_alias="ALGORITHM", pattern="^HS(256|384|512)$")
+    access_token_expire_minutes: int = Field(43_200, validation_alias="ACCESS_TOKEN_EXPIRE_MINUTES", ge=1)
+    bcrypt_rounds: int = Field(12, validation_alias="BCRYPT_ROUNDS", ge=4, le=16)
+
+    signup_limit: str = Field("5/minute", validation_alias="SIGNUP_LIMIT")
+    login_limit: str = Field("10/minute", validation_alias="LOGIN_LIMIT")
+    post_limit: str = Field("30/minute", validation_alias="POST_LIMIT")
+    user_limit: str = Field("300/minute", validation_alias="USER_LIMIT")
+
+    cron_secret: SecretStr | None = Field(None, validation_alias="CRON_SECRET")
+    """What a scheduler sends in `X-Cron-Secret`; without one the cron routes are closed."""
+    firebase_credentials_path: str | None = Field(None, validation_alias="FIREBASE_CREDENTIALS_PATH")
+    firebase_credentials_json: SecretStr | None = Field(None, validation_alias="FIREBASE_CREDENTIALS_JSON")
+
+    cors_origins: Strings = Field(
+        ("http://localhost:3000", "http://localhost:19006", "exp://localhost:19000"), validation_alias="CORS_ORIGINS"
+    )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("bcrypt_rounds")
+    @classmethod
+    def _strong_outside_tests(cls, rounds: int, info: object) -> int:
+        environment = getattr(info, "data", {}).get("environment")
+        if rounds < 12 and environment == "production":
+            raise ValueError(f"BCRYPT_ROUNDS must be at least 12 in production, not {rounds}")
+        return rounds

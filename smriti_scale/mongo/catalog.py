@@ -1,0 +1,244 @@
+"""What a database has: each collection's kind, size and indexes, and how much every node uses them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.read_preferences import Nearest, Primary
+
+from smriti_scale.mongo.drivers import rows
+from smriti_scale.mongo.index import Index
+
+if TYPE_CHECKING:
+    from smriti_scale.mongo.drivers import Database
+
+BOOKKEEPING = "smriti_scale_indexes"
+"""The collection that holds the builder's lease and what was built, replaced and hidden."""
+
+_NODE_TIMEOUT = 5.0
+
+Kind = Literal["collection", "timeseries", "view", "absent"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUsage:
+    """How often one node has used an index since its counter began (its start, or the index's build or unhiding)."""
+
+    node: str
+    operations: int
+    since: datetime.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ExistingIndex:
+    """An index as the database has it.
+
+    Attributes:
+        size: bytes on disk; 0 where the server did not say.
+        building: it is being built.
+        prepared: `prepareUnique` is set: new duplicates are refused, old ones may remain.
+        usage: per node; None when it was not asked for or a node did not answer.
+    """
+
+    index: Index
+    size: int = 0
+    building: bool = False
+    prepared: bool = False
+    usage: tuple[NodeUsage, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the bookkeeping knows of an index: that it was applied, and since when something else replaces it."""
+
+    superseded_by: str | None = None
+    hidden_at: datetime.datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionState:
+    """One collection as the database has it.
+
+    Attributes:
+        documents: estimated from metadata.
+        data_bytes: uncompressed size of the documents.
+        collation: the collection's default, which indexes inherit.
+        records: bookkeeping by index name.
+    """
+
+    name: str
+    kind: Kind = "absent"
+    documents: int = 0
+    data_bytes: int = 0
+    collation: Mapping[str, Any] | None = None
+    indexes: tuple[ExistingIndex, ...] = ()
+    records: Mapping[str, Record] | None = None
+
+    def find(self, name: str) -> ExistingIndex | None:
+        """The index of that name."""
+        return next((existing for existing in self.indexes if existing.index.name == name), None)
+
+
+async def read_catalog(
+    db: Database, collections: Iterable[str], *, usage_of: Container[str] = ()
+) -> dict[str, CollectionState]:
+    """The state of each collection, from the primary.
+
+    Args:
+        usage_of: collections of which to know how often every node uses each index. This asks each node.
+    """
+    names = list(collections)
+    db = db.with_options(read_preference=Primary())  # a lagging secondary would show the past
+    listed = {found["name"]: found for found in await rows(db.list_collections(filter={"name": {"$in": names}}))}
+    records = await _records(db)
+    states: dict[str, CollectionState] = {}
+    for name in names:
+        if name not in listed:
+            states[name] = CollectionState(name, records={})
+            continue
+        options = listed[name].get("options", {})
+        kind: Kind = listed[name].get("type", "collection")
+        if kind == "view":
+            states[name] = CollectionState(name, kind)
+            continue
+        sizes = await _sizes(db, name)
+        usage = await usage_by_index(db, name) if name in usage_of else None
+        states[name] = CollectionState(
+            name,
+            kind,
+            documents=sizes["documents"],
+            data_bytes=sizes["data_bytes"],
+            collation=options.get("collation"),
+            indexes=await _indexes(db, name, sizes["indexes"], usage=usage),
+            records=records.get(name, {}),
+        )
+    return states
+
+
+async def _indexes(
+    db: Database, collection: str, sizes: Mapping[str, int], *, usage: Mapping[str, tuple[NodeUsage, ...]] | None
+) -> tuple[ExistingIndex, ...]:
+    building = set()
+    # A role without indexStats can still plan: a build under way then looks finished, and creating it joins it.
+    with contextlib.suppress(OperationFailure):
+        stats = await rows(db[collection].aggregate([{"$indexStats": {}}, {"$match": {"building": True}}]))
+        building = {found["name"] for found in stats}
+    found = []
+    for listed in await rows(db[collection].list_indexes()):
+        name = listed["name"]
+        if name == "_id_" or listed.get("clustered"):
+            continue
+        found.append(
+            ExistingIndex(
+                Index.from_server(listed),
+                size=sizes.get(name, 0),
+                building=name in building,
+                prepared=bool(listed.get("prepareUnique")),
+                usage=None if usage is None else usage.get(name),
+            )
+        )
+    return tuple(found)
+
+
+async def _sizes(db: Database, collection: str) -> dict[str, Any]:
+    pipeline: list[dict[str, Any]] = [{"$collStats": {"storageStats": {}}}]
+    total: dict[str, Any] = {"documents": 0, "data_bytes": 0, "indexes": {}}
+    try:
+        answers = await rows(db[collection].aggregate(pipeline))
+    except OperationFailure:  # the role lacks collStats: plan without sizes
+        return total
+    for answer in answers:  # one a shard
+        stats = answer["storageStats"]
+        total["documents"] += stats.get("count", 0)
+        total["data_bytes"] += stats.get("size", 0)
+        for name, size in stats.get("indexSizes", {}).items():
+            total["indexes"][name] = total["indexes"].get(name, 0) + size
+    return total
+
+
+async def _records(db: Database) -> dict[str, dict[str, Record]]:
+    found: dict[str, dict[str, Record]] = {}
+    try:
+        documents = await rows(db[BOOKKEEPING].find({"collection": {"$type": "string"}}))
+    except OperationFailure:  # the role may not read it: what was applied before is then unknown
+        return found
+    for document in documents:
+        hidden_at = document.get("hidden_at")
+        found.setdefault(document["collection"], {})[document["index"]] = Record(
+            superseded_by=document.get("superseded_by"), hidden_at=_utc(hidden_at) if hidden_at else None
+        )
+    return found
+
+
+class _Node(Nearest):
+    """Reads from one node, with the client's own credentials, TLS and pool.
+
+    A read preference is what the driver calls to choose among servers, so one that lets a single address through
+    needs no second client.
+    """
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        super().__init__()
+        self._address = address
+
+    def __call__(self, selection: Any) -> Any:
+        return selection.with_server_descriptions(
+            [server for server in selection.server_descriptions if server.address == self._address]
+        )
+
+
+async def usage_by_index(db: Database, collection: str) -> dict[str, tuple[NodeUsage, ...]] | None:
+    """How often each node used each index, or None when one does not answer: its use is then unknown.
+
+    Hidden members of a replica set are not announced to clients, so they are not asked.
+    """
+    found: dict[str, tuple[NodeUsage, ...]] = {}
+    for answers in (await _stats_by_node(db, collection)).values():
+        if answers is None:
+            return None
+        for answer in answers:
+            accesses = answer["accesses"]
+            usage = NodeUsage(answer["host"], int(accesses["ops"]), _utc(accesses["since"]))
+            found[answer["name"]] = (*found.get(answer["name"], ()), usage)
+    return found
+
+
+async def lacking_nodes(db: Database, collection: str, names: Iterable[str]) -> list[str]:
+    """The nodes that answer and have not all of these indexes ready. One that is down catches up when it is back."""
+    wanted = set(names)
+    lacking = []
+    for (host, port), answers in (await _stats_by_node(db, collection)).items():
+        ready = {answer["name"] for answer in answers or () if not answer.get("building")}
+        if answers is not None and not wanted <= ready:
+            lacking.append(f"{host}:{port}")
+    return lacking
+
+
+async def _stats_by_node(db: Database, collection: str) -> dict[tuple[str, int], list[dict[str, Any]] | None]:
+    """`$indexStats` of every node that holds data; None for one that does not answer in time."""
+    await db.client.admin.command("ping")
+    topology: Any = db.client.topology_description  # Motor's stubs take the property for a method
+    servers = topology.server_descriptions()
+    nodes: list[tuple[str, int]] = sorted(
+        address for address, server in servers.items() if server.server_type_name != "RSArbiter"
+    )
+
+    async def ask(address: tuple[str, int]) -> list[dict[str, Any]] | None:
+        there = db.with_options(read_preference=_Node(address))
+        try:
+            async with asyncio.timeout(_NODE_TIMEOUT):
+                return await rows(there[collection].aggregate([{"$indexStats": {}}]))
+        except (PyMongoError, TimeoutError):
+            return None
+
+    return dict(zip(nodes, await asyncio.gather(*map(ask, nodes)), strict=True))
+
+
+def _utc(moment: datetime.datetime) -> datetime.datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)

@@ -1,0 +1,151 @@
+"""`Scale`: settings in, primitives made and wired, an app installed into. Wiring only; each part works alone.
+
+```python
+scale = Scale(ScaleSettings(), indexes=INDEXES)
+app = FastAPI(lifespan=scale.lifespan)
+scale.install(app)
+```
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+
+from smriti_scale.cache import Cache
+from smriti_scale.compression import setup_compression
+from smriti_scale.events import Events
+from smriti_scale.mongo import Indexes, MongoClients
+from smriti_scale.monitoring import Check, health_routes, init_sentry
+from smriti_scale.pagination import CursorPaginator
+from smriti_scale.ratelimit import RateLimiter, client_address, setup_rate_limiting
+from smriti_scale.settings import ScaleSettings
+
+_log = logging.getLogger("smriti_scale.scale")
+
+
+class Scale:
+    """Every primitive of one application.
+
+    Args:
+        settings: the knobs.
+        indexes: what the database must have; applied or checked at start as `settings.indexes` says.
+        identity: the verified user of a request, or None. Limits count by it where it is known, and by client
+            address where it is not. It must come from something verified, never from a token's unchecked claims.
+        events: where primitives report; a new one by default.
+
+    Attributes:
+        mongo: `MongoClients`.
+        cache: `Cache`, in memory over Redis (memory alone without `redis_url`).
+        limiter: `RateLimiter`.
+        events: `Events`.
+    """
+
+    def __init__(
+        self,
+        settings: ScaleSettings,
+        *,
+        indexes: Indexes | None = None,
+        identity: Callable[[Request], str | None] | None = None,
+        events: Events | None = None,
+    ) -> None:
+        self.settings = settings
+        self.events = events or Events()
+        self.indexes = indexes
+        self._draining = False
+        self.mongo = MongoClients(
+            settings.mongodb_uri,
+            settings.mongodb_read_uri,
+            database=settings.database_name,
+            driver=settings.mongodb_driver,
+            max_pool_size=settings.max_pool_size,
+            min_pool_size=settings.min_pool_size,
+            read_preference=settings.read_preference,
+            events=self.events,
+        )
+        self.cache = Cache(
+            settings.redis_url,
+            namespace=settings.namespace,
+            max_entries=settings.cache_max_entries,
+            max_bytes=settings.cache_max_bytes,
+            events=self.events,
+        )
+        address = client_address(trusted_proxies=settings.trusted_proxies)
+
+        def who(request: Request) -> str:
+            user = identity(request) if identity else None
+            return f"user:{user}" if user else f"address:{address(request)}"
+
+        self.client_address = address
+        self.limiter = RateLimiter(
+            key_func=who,
+            storage_uri=settings.redis_url or "memory://",
+            default_limits=settings.default_limits,
+            application_limits=settings.application_limits,
+            headers_enabled=True,
+            key_prefix=f"{settings.namespace}:limit",
+            events=self.events,
+        )
+
+    def paginator(self, sort: Sequence[tuple[str, int]], **options: Any) -> CursorPaginator:
+        """A `CursorPaginator` with the settings' limits, its cursors signed by a key made for that purpose.
+
+        Args:
+            sort: fields and directions, for instance `[("created_at", -1)]`.
+            options: further arguments of `CursorPaginator`.
+        """
+        return CursorPaginator(
+            sort=sort,
+            secret=self.settings.secrets_for("cursor"),
+            default_limit=options.pop("default_limit", self.settings.page_default_limit),
+            max_limit=options.pop("max_limit", self.settings.page_max_limit),
+            **options,
+        )
+
+    def install(self, app: Starlette) -> None:
+        """Add middleware, error handlers and health routes. Call it once, after the app's own routes are added."""
+        app.state.scale = self
+        setup_rate_limiting(app, self.limiter)
+        setup_compression(app, minimum_size=self.settings.compression_minimum_size)
+        checks = [Check("mongodb", self.mongo.ping)]
+        if self.settings.redis_url:
+            checks.append(Check("redis", self.cache.ping, required=False))
+        app.router.routes.extend(health_routes(checks, draining=lambda: self._draining))
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
+        """Open on start, close on stop: give it to the app, or enter it inside the app's own lifespan."""
+        self._start_sentry()
+        try:
+            await self.mongo.ping()
+            await self._see_to_indexes()
+            yield
+        finally:
+            self._draining = True
+            await self.cache.aclose()
+            await self.limiter.aclose()
+            await self.mongo.aclose()
+
+    async def _see_to_indexes(self) -> None:
+        if self.indexes is None or self.settings.indexes == "off":
+            return
+        plan = await self.indexes.plan(self.mongo.write)
+        if plan.is_empty:
+            return
+        if self.settings.indexes == "apply":
+            await plan.apply()
+        else:
+            _log.warning("the database lacks declared indexes: apply the plan\n%s", plan)
+
+    def _start_sentry(self) -> None:
+        dsn = self.settings.sentry_dsn
+        init_sentry(
+            dsn.get_secret_value() if dsn else None,
+            environment=self.settings.environment,
+            traces_sample_rate=self.settings.traces_sample_rate,
+        )

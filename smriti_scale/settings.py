@@ -1,0 +1,127 @@
+"""Every knob of `Scale`, read from the environment (or a `.env` file) and checked once, at start.
+
+The conventional names stand without a prefix (`MONGODB_URI`, `REDIS_URL`, `SECRET_KEY`, `ENVIRONMENT`,
+`SENTRY_DSN`, …); all others are `SCALE_` and the field's name in capitals. Lists are comma-separated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from smriti_scale.errors import ConfigurationError
+
+DEVELOPMENT_SECRET = "development-only-secret-never-use-in-production"  # noqa: S105 - refused in production
+MINIMUM_SECRET_LENGTH = 32
+
+Strings = Annotated[tuple[str, ...], NoDecode]
+
+
+def _plain(name: str) -> Any:
+    """The conventional name of a variable, beside the prefixed one."""
+    return AliasChoices(f"SCALE_{name}", name)
+
+
+class ScaleSettings(BaseSettings):
+    """The settings of one application. Subclass it to add the application's own.
+
+    Raises:
+        pydantic.ValidationError: a value is out of range, or the environment is `production` and the secret is
+            missing, the default one, or shorter than 32 characters.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="SCALE_",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        hide_input_in_errors=True,  # the input holds secrets
+    )
+
+    environment: Literal["development", "test", "production"] = Field(
+        "development", validation_alias=_plain("ENVIRONMENT")
+    )
+    secret_key: SecretStr = Field(SecretStr(DEVELOPMENT_SECRET), validation_alias=_plain("SECRET_KEY"))
+    """Signs cursors and consistency tokens, through keys derived for each purpose."""
+    previous_secret_keys: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    """Keys that still verify, but no longer sign: put the old key here while rotating."""
+    namespace: str = Field("app", pattern=r"^[A-Za-z0-9_.-]{1,40}$")
+    """Prefix of every key in Redis, so that applications can share a server."""
+
+    mongodb_uri: str = Field("mongodb://127.0.0.1:27017", validation_alias=_plain("MONGODB_URI"))
+    mongodb_read_uri: str | None = Field(None, validation_alias=_plain("MONGODB_READ_URI"))
+    """Where reads go, when that is another deployment or other nodes; by default the same URI."""
+    database_name: str = Field("app", validation_alias=_plain("DATABASE_NAME"), min_length=1)
+    mongodb_driver: Literal["motor", "pymongo"] = "motor"
+    read_preference: str = "secondaryPreferred"
+    max_pool_size: int = Field(50, ge=1)
+    min_pool_size: int = Field(10, ge=0)
+    read_your_writes: bool = True
+    """Requests never read behind their caller's own writes, whatever instance served those."""
+    indexes: Literal["apply", "check", "off"] = "check"
+    """At start: create what is missing, warn about it, or do nothing."""
+
+    redis_url: str | None = Field(None, validation_alias=_plain("REDIS_URL"))
+    """Shared cache, limits and queues. None keeps cache and limits in each process's own memory."""
+    cache_max_entries: int = Field(10_000, ge=1)
+    cache_max_bytes: int = Field(64 * 1024 * 1024, ge=1024)
+
+    page_default_limit: int = Field(20, ge=1)
+    page_max_limit: int = Field(100, ge=1)
+
+    default_limits: Strings = ()
+    """Rate limits of every route that declares none, in `limits` notation: `300/minute,5000/hour`."""
+    application_limits: Strings = ()
+    """Rate limits that all routes share."""
+    trusted_proxies: Strings = ()
+    """Networks whose `X-Forwarded-For` is believed, for instance `10.0.0.0/8`. Empty: believe nobody."""
+
+    compression_minimum_size: int = Field(1000, ge=0)
+
+    sentry_dsn: SecretStr | None = Field(None, validation_alias=_plain("SENTRY_DSN"))
+    traces_sample_rate: float = Field(0.1, ge=0, le=1)
+
+    @field_validator("default_limits", "application_limits", "trusted_proxies", "previous_secret_keys", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(piece for part in value.split(",") if (piece := part.strip()))
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        secret = self.secret_key.get_secret_value()
+        if self.environment == "production" and (secret == DEVELOPMENT_SECRET or len(secret) < MINIMUM_SECRET_LENGTH):
+            raise ConfigurationError(
+                f"SECRET_KEY must be set to {MINIMUM_SECRET_LENGTH} random characters or more in production: "
+                "python -c 'import secrets; print(secrets.token_urlsafe(48))'"
+            )
+        if self.min_pool_size > self.max_pool_size:
+            raise ConfigurationError(
+                f"min_pool_size {self.min_pool_size} is greater than max_pool_size {self.max_pool_size}"
+            )
+        if self.page_default_limit > self.page_max_limit:
+            raise ConfigurationError(
+                f"page_default_limit {self.page_default_limit} is greater than page_max_limit {self.page_max_limit}"
+            )
+        return self
+
+    @property
+    def is_production(self) -> bool:
+        return self.environment == "production"
+
+    def secrets_for(self, purpose: str) -> list[bytes]:
+        """Keys of 32 bytes for one purpose, the signing one first, then those that only verify.
+
+        Each is HMAC-SHA256(secret, purpose), so that a value signed for one purpose means nothing to another.
+        """
+        keys = (self.secret_key, *self.previous_secret_keys)
+        return [
+            hmac.digest(key.get_secret_value().encode(), f"smriti_scale/{purpose}".encode(), hashlib.sha256)
+            for key in keys
+        ]

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from httpx import AsyncClient
+
+from examples.smriti.app import create_app
+from tests.examples.smriti.conftest import SettingsFactory, client_of, data_of, error_of
+
+Join = Callable[..., Any]
+
+
+async def test_root_health_and_docs(client: AsyncClient) -> None:
+    root = (await client.get("/")).json()
+    assert (root["docs"], root["version"]) == ("/docs", "1.0.0")
+    assert (await client.get("/api/health")).json() == {"status": "ok"}
+    head = await client.head("/api/health")
+    assert (head.status_code, head.content) == (200, b"")
+    assert (await client.get("/docs")).status_code == 200
+    paths = (await client.get("/api/openapi.json")).json()["paths"]
+    assert "/api/auth/signup" in paths
+
+
+async def test_readiness_names_both_servers(client: AsyncClient) -> None:
+    body = (await client.get("/readyz")).json()
+    assert body["status"] == "ready"
+    assert set(body["checks"]) == {"mongodb", "redis"}
+
+
+async def test_my_profile_counts_my_posts(join: Join) -> None:
+    person = await join("asha")
+    await person.note()
+    user = data_of(await person.client.get("/api/users/me"))["user"]
+    assert set(user) == {
+        "id", "username", "display_name", "email", "phone", "timezone", "location", "location_required",
+        "joined_at", "post_count",
+    }  # fmt: skip
+    assert (user["post_count"], user["location_required"]) == (1, True)
+    await person.note()
+    assert data_of(await person.client.get("/api/users/me"))["user"]["post_count"] == 2
+
+
+async def test_unknown_routes_and_methods_are_e_with_cors(client: AsyncClient) -> None:
+    origin = {"Origin": "http://localhost:3000"}
+    unknown = await client.get("/api/nothing", headers=origin)
+    error_of(unknown, 404)
+    assert unknown.headers["access-control-allow-origin"] == "http://localhost:3000"
+    error_of(await client.put("/api/auth/login", headers=origin), 405)
+
+
+async def test_preflight_is_200_for_the_apps_origins_only(client: AsyncClient) -> None:
+    ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    for origin in ("http://localhost:3000", "http://localhost:19006", "exp://localhost:19000"):
+        answer = await client.options("/api/auth/login", headers={"Origin": origin, **ask})
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-credentials"] == "true"
+    stranger = await client.options("/api/auth/login", headers={"Origin": "https://evil.example", **ask})
+    assert "access-control-allow-origin" not in stranger.headers
+
+
+async def test_the_sixth_sign_up_within_a_minute_is_refused_and_told_when_to_come_back(
+    smriti_settings: SettingsFactory,
+) -> None:
+    app = create_app(smriti_settings(signup_limit="5/minute"))
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        statuses = []
+        for number in range(6):
+            body = {"username": f"visitor{number}", "password": "correct horse", "email": f"v{number}@example.org"}
+            answer = await client.post("/api/auth/signup", json=body)
+            statuses.append(answer.status_code)
+        assert statuses == [201] * 5 + [429]
+        error_of(answer, 429)
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert (await client.get("/api/health")).status_code == 200
+
+
+async def test_the_limit_of_everything_else_counts_by_user(smriti_settings: SettingsFactory) -> None:
+    app = create_app(smriti_settings(user_limit="10/minute"))
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        tokens = []
+        for name in ("asha", "bela"):
+            body = {"username": name, "password": "correct horse", "email": f"{name}@example.org"}
+            tokens.append(data_of(await client.post("/api/auth/signup", json=body), 201)["token"])
+        statuses = [
+            (await client.get("/api/posts", headers={"Authorization": f"Bearer {tokens[0]}"})).status_code
+            for _ in range(12)
+        ]
+        assert statuses == [200] * 10 + [429] * 2
+        other = await client.get("/api/posts", headers={"Authorization": f"Bearer {tokens[1]}"})
+        assert other.status_code == 200
+
+
+async def test_a_crash_is_500_e_with_cors_and_says_nothing_of_its_cause(smriti_settings: SettingsFactory) -> None:
+    app = create_app(smriti_settings())
+
+    @app.get("/api/crash")
+    async def crash() -> None:
+        raise RuntimeError("the password is hunter2")
+
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        answer = await client.get("/api/crash", headers={"Origin": "http://localhost:3000"})
+    assert "hunter2" not in error_of(answer, 500)
+    assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"

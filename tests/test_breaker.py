@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from smriti_scale.breaker import CircuitBreaker
+from smriti_scale.errors import CircuitOpen, ConfigurationError, DeadlineExceeded
+from smriti_scale.events import BreakerChanged, Event, Events
+
+
+class HandClock:
+    """Stands still until told; kept here so that the ground floor is tested without the rooms above it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+async def answer() -> str:
+    return "answer"
+
+
+async def refuse() -> str:
+    raise ConnectionRefusedError("refused")
+
+
+def make(clock: HandClock, events: Events | None = None, *, threshold: int = 1) -> CircuitBreaker:
+    return CircuitBreaker(
+        "redis", clock=clock, events=events, threshold=threshold, reset_after=1, reset_max=4, timeout=0.05
+    )
+
+
+async def test_a_failure_opens_the_breaker_and_the_next_call_sends_nothing() -> None:
+    breaker = make(HandClock())
+    with pytest.raises(ConnectionRefusedError):
+        await breaker.call(refuse())
+    sent = False
+
+    async def send() -> None:
+        nonlocal sent
+        sent = True
+
+    with pytest.raises(CircuitOpen, match="next try in 1.0 s"):
+        await breaker.call(send())
+    assert not sent
+
+
+async def test_failures_in_a_row_up_to_the_threshold_are_let_through() -> None:
+    breaker = make(HandClock(), threshold=3)
+    for _ in range(2):
+        with pytest.raises(ConnectionRefusedError):
+            await breaker.call(refuse())
+    assert await breaker.call(answer()) == "answer"  # an answer clears the count
+    for _ in range(3):
+        with pytest.raises(ConnectionRefusedError):
+            await breaker.call(refuse())
+    assert breaker.state == "open"
+
+
+async def test_one_trial_passes_after_the_wait_and_an_answer_closes() -> None:
+    clock = HandClock()
+    breaker = make(clock)
+    with pytest.raises(ConnectionRefusedError):
+        await breaker.call(refuse())
+    clock.now = 1.0
+    assert breaker.allows()
+    assert not breaker.allows()  # the trial is one
+    breaker.succeeded()
+    assert breaker.state == "closed"
+    assert breaker.allows()
+
+
+async def test_each_failed_trial_doubles_the_wait_up_to_the_bound() -> None:
+    clock = HandClock()
+    breaker = make(clock)
+    breaker.failed(OSError("down"))
+    for wait, following in ((1, 2), (2, 4), (4, 4)):
+        clock.now += wait
+        assert breaker.allows()
+        breaker.failed(OSError("still down"))
+        with pytest.raises(CircuitOpen) as refused:
+            breaker.check()
+        assert refused.value.retry_after == following
+
+
+async def test_a_trial_whose_caller_was_cancelled_gives_way_to_another() -> None:
+    clock = HandClock()
+    breaker = make(clock)
+    breaker.failed(OSError("down"))
+    clock.now = 1.0
+    trial = asyncio.create_task(breaker.call(asyncio.sleep(60), timeout=60))
+    await asyncio.sleep(0)
+    trial.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await trial
+    assert not breaker.allows()
+    clock.now = 2.0
+    assert breaker.allows()
+
+
+async def test_a_call_that_outlasts_the_deadline_fails_and_is_counted() -> None:
+    breaker = make(HandClock())
+    with pytest.raises(DeadlineExceeded, match="redis did not finish within 0.05 s"):
+        await breaker.call(asyncio.sleep(30))
+    assert breaker.state == "open"
+
+
+async def test_an_error_that_is_the_callers_own_leaves_the_breaker_closed() -> None:
+    async def wrong() -> None:
+        raise ValueError("bad argument")
+
+    breaker = make(HandClock())
+    with pytest.raises(ValueError, match="bad argument"):
+        await breaker.call(wrong())
+    assert breaker.state == "closed"
+
+
+async def test_changes_of_state_are_events() -> None:
+    seen: list[Event] = []
+    clock = HandClock()
+    breaker = make(clock, Events(seen.append))
+    breaker.failed(OSError("down"))
+    clock.now = 1.0
+    await breaker.call(answer())
+    states = [event.state for event in seen if isinstance(event, BreakerChanged)]
+    assert states == ["open", "half_open", "closed"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"threshold": 0}, {"timeout": 0}, {"reset_after": 0}, {"reset_after": 9, "reset_max": 3}]
+)
+def test_settings_that_cannot_work_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError):
+        CircuitBreaker("redis", **wrong)  # type: ignore[arg-type]
