@@ -11,10 +11,10 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, Self, TypeVar, cast
 from weakref import ref
 
-from smriti_scale.cache.codecs import Codec, JSONCodec
+from smriti_scale.cache.codecs import BoundCodec, Codec, JSONCodec
 from smriti_scale.cache.entry import TTL, Entry, make_policy, seconds
 from smriti_scale.cache.function import CachedFunction, Function, check_same_home, return_type
 from smriti_scale.cache.journal import Invalidation
@@ -131,7 +131,7 @@ class Cache:
         )
         self._loader = Loader(self._tiers, max_loads=max_loads, fill=fill)
         self._homes: dict[str, ref[Function]] = {}
-        self._direct_kinds: dict[Any, Kind] = {}
+        self._bound: dict[Any, BoundCodec[Any]] = {}
         self._hooks: tuple[InvalidationHook, ...] = ()
 
     def __repr__(self) -> str:
@@ -147,7 +147,7 @@ class Cache:
         """Stop background work and close connections. Values in Redis stay; the cache opens again when used."""
         await self._tiers.aclose()
 
-    async def __aenter__(self) -> Cache:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
@@ -237,7 +237,8 @@ class Cache:
         def decorate(function: Callable[P, Coroutine[Any, Any, T]]) -> CachedFunction[P, T]:
             kind = _LateKind(function, chosen, as_type, local_names)
             target = _Target(
-                self, lambda: kind.get(lambda bound: Kind(made.label, policy, bound, shared=shared, tags_from=tags_from))
+                self,
+                lambda: kind.get(lambda bound: Kind(made.label, policy, bound, shared=shared, tags_from=tags_from)),
             )
             made = Function(
                 function, key=key, exclude=exclude, tags=tags, target=target, monotonic=self.clock.monotonic
@@ -428,9 +429,9 @@ class Cache:
 
     def _direct(self, as_type: Any, ttl: TTL) -> Kind:
         try:
-            bound = self._direct_kinds.get(as_type)
+            bound = self._bound.get(as_type)
             if bound is None:
-                bound = self._direct_kinds[as_type] = self._codec.bind(as_type)
+                bound = self._bound[as_type] = self._codec.bind(as_type)
         except TypeError:  # an unhashable type, such as Annotated with a list
             bound = self._codec.bind(as_type)
         return Kind("direct", make_policy(ttl, early=0.0), bound)
@@ -455,7 +456,8 @@ class _LateKind:
                     type_ = return_type(self._function, local_names=self._local_names)
                 except NameError as error:
                     raise ConfigurationError(
-                        f"the return type of {self._function.__qualname__} cannot be looked up ({error}): pass as_type=…"
+                        f"the return type of {self._function.__qualname__} cannot be looked up ({error}): "
+                        "pass as_type=…"
                     ) from error
             self._kind = make(self._codec.bind(type_))
             self._local_names = {}

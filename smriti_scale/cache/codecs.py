@@ -6,6 +6,8 @@ model's own serialisers would bend is an error on the first call, not a wrong va
 
 from __future__ import annotations
 
+import functools
+import operator
 import sys
 import types
 import typing
@@ -204,7 +206,9 @@ def modern_typed_dicts(type_: Any) -> Any:
     rebuilt = tuple(map(modern_typed_dicts, arguments))
     if rebuilt == arguments:
         return type_
-    return typing.Union[rebuilt] if origin in {typing.Union, types.UnionType} else origin[rebuilt]
+    if origin in {typing.Union, types.UnionType}:
+        return functools.reduce(operator.or_, rebuilt)
+    return origin[rebuilt]
 
 
 def _is_plain(type_: Any) -> bool:

@@ -300,7 +300,8 @@ def _key_template(key: str | None, *, exclude: Sequence[str], signature: inspect
     if forgotten := [name for name in names if name not in used and name not in exclude]:
         raise ConfigurationError(
             f"{label}: the parameter {forgotten[0]!r} is not in the key {key!r}, so calls that differ in it would "
-            f"share a result. Add {{{forgotten[0]}}} to the key, or say exclude=[{forgotten[0]!r}] if it does not matter"
+            f"share a result. Add {{{forgotten[0]}}} to the key, or say exclude=[{forgotten[0]!r}] if it makes no "
+            "difference"
         )
     return template
 

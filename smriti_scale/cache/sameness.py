@@ -97,7 +97,6 @@ def held_bytes(value: Any) -> int:
             waiting.extend(vars(item).values() if hasattr(item, "__dict__") else ())
             for kind in type(item).__mro__:
                 slots = kind.__dict__.get("__slots__", ())
-                for name in (slots,) if isinstance(slots, str) else slots:
-                    if name not in {"__dict__", "__weakref__"} and hasattr(item, name):
-                        waiting.append(getattr(item, name))
+                names = (slots,) if isinstance(slots, str) else slots
+                waiting.extend(getattr(item, name) for name in names if name != "__dict__" and hasattr(item, name))
     return total

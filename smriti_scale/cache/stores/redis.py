@@ -120,7 +120,9 @@ class RedisStore:
 
     # --- reading
 
-    async def read(self, keys: Sequence[str], tags: Sequence[str]) -> tuple[list[bytes | None], dict[str, bytes | None]]:
+    async def read(
+        self, keys: Sequence[str], tags: Sequence[str]
+    ) -> tuple[list[bytes | None], dict[str, bytes | None]]:
         """The entries of some keys and the versions of some tags (and of everything), in one round trip."""
         names = [self._key("e", key) for key in keys]
         names.append(self._everything)
