@@ -2,9 +2,11 @@
 
 from smriti_scale.mongo.causal_token import CausalToken
 from smriti_scale.mongo.clients import MongoClients
+from smriti_scale.mongo.consistency import ReadYourWritesMiddleware, identify
 from smriti_scale.mongo.index import Index
 from smriti_scale.mongo.indexes import Indexes
 from smriti_scale.mongo.plan import IndexPlan
+from smriti_scale.mongo.position_store import PositionStore
 from smriti_scale.mongo.queries import Query
 from smriti_scale.mongo.status import MongoStatus, NodeStatus, PoolStatus
 from smriti_scale.mongo.unavailable import handle_unavailable, unavailable_response
@@ -18,7 +20,10 @@ __all__ = [
     "MongoStatus",
     "NodeStatus",
     "PoolStatus",
+    "PositionStore",
     "Query",
+    "ReadYourWritesMiddleware",
     "handle_unavailable",
+    "identify",
     "unavailable_response",
 ]
