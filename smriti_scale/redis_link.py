@@ -158,20 +158,20 @@ class RedisLink:
 class RedisScript:
     """A Lua script, sent by its hash and loaded when the server does not know it (first use, restart, failover)."""
 
-    __slots__ = ("_sha", "_source")
+    __slots__ = ("sha", "source")
 
     def __init__(self, source: str) -> None:
-        self._source = source
-        self._sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        self.source = source
+        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
     async def run(
         self, client: RedisClient, keys: Sequence[str | bytes], args: Sequence[str | bytes | int | float] = ()
     ) -> Any:
         """One EVALSHA; on NOSCRIPT one EVAL, which also loads it."""
         try:
-            return await client.evalsha(self._sha, len(keys), *keys, *args)
+            return await client.evalsha(self.sha, len(keys), *keys, *args)
         except NoScriptError:
-            return await client.eval(self._source, len(keys), *keys, *args)
+            return await client.eval(self.source, len(keys), *keys, *args)
 
 
 def redacted(url: str) -> str:

@@ -77,6 +77,8 @@ class MemoryStore:
             if ban is not None and (caller := self._callers.get(client)) is not None and caller.banned_until > now:
                 until = min(caller.banned_until, now + int(ban.duration * MICROSECONDS))
                 return Decision(False, "banned", checks, (), now, wait=(until - now) / MICROSECONDS)
+            if len(checks) == 1 and ban is None:
+                return self._decide_one(checks, now, source)
             states = []
             refused = None
             for index, check in enumerate(checks):
@@ -114,6 +116,35 @@ class MemoryStore:
             if refused is not None and ban is not None:
                 self._strike(client, ban, now)
             return Decision(refused is None, source, checks, outcomes, now, refused)
+
+    def _decide_one(self, checks: Sequence[Check], now: int, source: Source) -> Decision:
+        """What `decide` does, for the usual single limit."""
+        check = checks[0]
+        rule, identity, field, cost, shadow, _, _ = check
+        algorithm = ALGORITHMS[rule.strategy]
+        caller = self._callers.get(identity)
+        state = caller.states.get(field) if caller is not None else None
+        if state is None:
+            state = algorithm.new(rule, now)
+        algorithm.roll(state, rule, now)
+        remaining = algorithm.available(state, rule, now)
+        wait = 0
+        if remaining >= cost:
+            granted = cost
+            if cost:
+                algorithm.take(state, rule, now, cost)
+                remaining -= cost
+                self._keep(check, state, algorithm.expires_at(state, rule, now), now)
+            elif not remaining:
+                wait = algorithm.retry_after(state, rule, now, 1)
+        else:
+            granted = -1
+            if rule.strategy == "fixed-window":
+                state[2] += cost
+            wait = algorithm.retry_after(state, rule, now, cost)
+        outcome = Outcome(granted, remaining, algorithm.reset_at(state, rule, now), wait, 0)
+        refused = 0 if granted < 0 and not shadow else None
+        return Decision(refused is None, source, checks, (outcome,), now, refused)
 
     def peek(self, identity: str) -> tuple[list[LimitStatus], float]:
         """See `RedisStore.peek`."""
