@@ -85,11 +85,11 @@ class MemoryStore:
                 rule = check.rule
                 algorithm = ALGORITHMS[rule.strategy]
                 caller = self._callers.get(check.identity)
-                state = caller.states.get(check.field) if caller is not None else None
-                if state is None:
-                    state = algorithm.new(rule, now)
-                algorithm.roll(state, rule, now)
+                known = caller.states.get(check.field) if caller is not None else None
+                state = algorithm.roll(known, rule, now)
                 granted = algorithm.available(state, rule, now) >= check.cost
+                if not granted and known is not None and algorithm.ahead(known, rule, now):
+                    self._keep(check, state, algorithm.expires_at(state, rule, now), now)
                 states.append((state, granted))
                 if not granted and not check.shadow and refused is None:
                     refused = index
@@ -123,10 +123,8 @@ class MemoryStore:
         rule, identity, field, cost, shadow, _, _ = check
         algorithm = ALGORITHMS[rule.strategy]
         caller = self._callers.get(identity)
-        state = caller.states.get(field) if caller is not None else None
-        if state is None:
-            state = algorithm.new(rule, now)
-        algorithm.roll(state, rule, now)
+        known = caller.states.get(field) if caller is not None else None
+        state = algorithm.roll(known, rule, now)
         remaining = algorithm.available(state, rule, now)
         wait = 0
         if remaining >= cost:
@@ -142,6 +140,8 @@ class MemoryStore:
             if rule.strategy == "fixed-window":
                 state[2] += cost
             wait = algorithm.retry_after(state, rule, now, cost)
+            if known is not None and algorithm.ahead(known, rule, now):
+                self._keep(check, state, algorithm.expires_at(state, rule, now), now)
         outcome = Outcome(granted, remaining, algorithm.reset_at(state, rule, now), wait, 0)
         refused = 0 if granted < 0 and not shadow else None
         return Decision(refused is None, source, checks, (outcome,), now, refused)
@@ -182,10 +182,9 @@ class MemoryStore:
         if caller is None:
             caller = self._admit(check.identity, now)
         states = caller.states
-        if check.field not in states:
-            states[check.field] = state
-            if len(states) & 63 == 0:
-                self._tidy(caller, now)
+        if check.field not in states and len(states) & 63 == 63:
+            self._tidy(caller, now)
+        states[check.field] = state
         if ends > caller.ends:
             caller.ends = ends
 
