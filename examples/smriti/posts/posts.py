@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from bson import ObjectId
-from smriti_scale.cache import Cache
 
 from examples.smriti.answers import ApiError, json_bytes
 from examples.smriti.auth.accounts import User, now
@@ -14,6 +13,7 @@ from examples.smriti.lists import page_of
 from examples.smriti.posts.drafts import Draft, Form, checked
 from examples.smriti.posts.uploads import Files, Stored
 from examples.smriti.posts.views import post_view
+from smriti_scale.cache import Cache
 from smriti_scale.mongo import MongoClients
 from smriti_scale.pagination import CursorPaginator
 
