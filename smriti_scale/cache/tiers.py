@@ -194,12 +194,13 @@ class Tiers:
             self._loop = None
             return
         await self.flights.aclose()
-        tasks = [*self._tasks, *([self._recovery] if self._recovery else [])]
-        if tasks:
+        if self._tasks:
             # Leases are being given back and changes told: they get their deadline, not more.
-            await asyncio.wait(tasks, timeout=self.settings.timeout)
-            for task in tasks:
-                task.cancel()
+            await asyncio.wait(list(self._tasks), timeout=self.settings.timeout)
+        tasks = [*self._tasks, *([self._recovery] if self._recovery else [])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
             await asyncio.wait(tasks)
         if self.channel is not None:
             await self.channel.aclose()

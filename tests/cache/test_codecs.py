@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 import pytest
 from bson import ObjectId
 from bson.errors import InvalidId
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from pydantic import BaseModel, ConfigDict, Field, computed_field, field_serializer, field_validator
 
 from smriti_scale.cache.codecs import JSONCodec
@@ -221,12 +221,14 @@ plain = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(plain)
 def test_whatever_goes_in_unannotated_comes_back_the_same(value: Any) -> None:
     codec = JSONCodec().bind(Any)
     assert same(codec.loads(codec.dumps(value)[0]), value)
 
 
+@settings(max_examples=40)
 @given(st.binary())
 def test_bytes_of_another_origin_are_refused_or_read_never_worse(raw: bytes) -> None:
     for type_ in (Any, Account, bytes):
@@ -280,3 +282,11 @@ def test_held_bytes_counts_the_parts_once() -> None:
     part = "x" * 1000
     assert held_bytes([part, part]) < held_bytes([part]) + 200
     assert held_bytes({"a": [part], "b": Place(ObjectId(), b"y" * 500)}) > 1500
+
+
+@pytest.mark.long
+@settings(max_examples=20_000, deadline=None)
+@given(plain)
+def test_in_bulk_whatever_goes_in_unannotated_comes_back_the_same(value: Any) -> None:
+    codec = JSONCodec().bind(Any)
+    assert same(codec.loads(codec.dumps(value)[0]), value)

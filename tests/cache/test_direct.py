@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from pydantic import BaseModel
 
 from smriti_scale.cache import BoundCodec, Cache, JSONCodec
@@ -127,18 +127,21 @@ def a_record(payload: bytes = b"payload" * 10, **changes: Any) -> Record:
     return Record(**{**fields, **changes})
 
 
+@settings(max_examples=40)
 @given(st.binary(max_size=500), st.booleans())
 def test_a_record_survives_its_bytes(payload: bytes, compress: bool) -> None:
     record = a_record(payload)
     assert unpack(pack(record, compress_over=0 if compress else None)) == record
 
 
+@settings(max_examples=40)
 @given(st.binary(max_size=300))
 def test_foreign_bytes_are_no_record(raw: bytes) -> None:
     assert unpack(raw) is None
     assert unpack(b"\x93sc1" + raw) is None
 
 
+@settings(max_examples=40)
 @given(st.data(), st.booleans())
 def test_no_altered_byte_goes_unnoticed(data: st.DataObject, compress: bool) -> None:
     raw = bytearray(pack(a_record(), compress_over=0 if compress else None))
