@@ -71,7 +71,107 @@ class BreakerChanged(Event):
 
 # --- cache
 
+
+@dataclass(frozen=True, slots=True)
+class CacheHit(Event):
+    """A call was answered from Redis, or with a stale value.
+
+    A hit in memory emits nothing, since the event would cost more than the hit: `CacheStats` counts those.
+    """
+
+    cache: str
+    function: str
+    """The function's qualified name, or `get` and the like for direct use."""
+    source: str
+    """`redis` or `stale`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheMiss(Event):
+    """A call had to wait for a factory, its own or another caller's."""
+
+    cache: str
+    function: str
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLoaded(Event):
+    """A factory finished."""
+
+    cache: str
+    function: str
+    seconds: float
+    error: str = ""
+    """The exception's class name, if it raised."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheInvalidated(Event):
+    """This process invalidated entries."""
+
+    cache: str
+    keys: int
+    tags: int
+    everything: bool
+    delivered: bool
+    """False: Redis did not take it; it will be told when it is back."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRejected(Event):
+    """A value in Redis could not be used and was deleted."""
+
+    cache: str
+    function: str
+    reason: str
+    """`foreign` (corrupted, or not ours), `type` (of another or a changed type) or `decode`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheChannelChanged(Event):
+    """The invalidation channel went `live` or was `lost`."""
+
+    cache: str
+    state: str
+
+
+# --- HTTP cache
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPCacheAnswered(Event):
+    """A cacheable route was asked. `outcome`: `hit`, `stale`, `miss` or `bypass` (this request may not be shared)."""
+
+    outcome: str
+    route: str
+
+
+@dataclass(frozen=True, slots=True)
+class CDNPurged(Event):
+    """A CDN was told to forget so many keys."""
+
+    cdn: str
+    keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class CDNPurgeFailed(Event):
+    """A CDN could not be told, after all attempts: it serves old answers until they expire."""
+
+    cdn: str
+    keys: int
+    reason: str
+
+
 # --- pagination
+
+
+@dataclass(frozen=True, slots=True)
+class CursorRejected(Event):
+    """A page cursor was refused: `malformed`, `version`, `signature`, `sort`, `filter`, `scope` or `expired`."""
+
+    reason: str
+
 
 # --- mongo
 
@@ -86,7 +186,102 @@ class IndexStepDone(Event):
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class SlowQuery(Event):
+    """A MongoDB command took long. `shape` has no values; `wants` is the `Index(...)` line that would serve it."""
+
+    database: str
+    collection: str
+    shape: str
+    milliseconds: float
+    returned: int | None
+    wants: str
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatedQuery(Event):
+    """One request sent the same shape of read many times (N+1)."""
+
+    database: str
+    collection: str
+    shape: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrimaryChanged(Event):
+    """The driver saw another primary, or none (`current` is None), as `host:port`."""
+
+    previous: str | None
+    current: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFellBackToPrimary(Event):
+    """A read for a caller with a causal position went to the primary: no secondary was known to be that far."""
+
+
+@dataclass(frozen=True, slots=True)
+class CausalWait(Event):
+    """A secondary was asked whether it has reached a position: how long that took, and whether it had."""
+
+    milliseconds: float
+    reached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CausalTokenIgnored(Event):
+    """A consistency token was not used: `malformed`, `signature`, `expired`, `foreign`, `future` or `refused`."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolExhausted(Event):
+    """A command found no free connection to `address` in time."""
+
+    address: str
+
+
 # --- ratelimit
+
+
+@dataclass(frozen=True, slots=True)
+class LimitAllowed(Event):
+    """A request passed a limit. `limit` is its text (`5 per 1 minute`), `route` a template or shared scope."""
+
+    limit: str
+    route: str
+    tier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitExceeded(Event):
+    """A request was refused; `reason` is `limit`, `banned`, `denied` or `unavailable` (Redis down, fail closed)."""
+
+    limit: str
+    route: str
+    reason: str = "limit"
+    tier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitShadowExceeded(Event):
+    """A limit in shadow mode would have refused the request."""
+
+    limit: str
+    route: str
+    tier: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitFellBack(Event):
+    """Redis could not be asked; `policy` says what was done instead: `memory`, `deny` or `allow`."""
+
+    limit: str
+    route: str
+    policy: str
+
 
 # --- compression
 

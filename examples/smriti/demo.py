@@ -17,13 +17,13 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from smriti_scale.mongo import MongoClients
 
 from examples.smriti.indexes import INDEXES
 from examples.smriti.seed import seed
 from examples.smriti.tour import Tour
 from smriti_scale.errors import LocalServerError, PortTaken, ScaleError
 from smriti_scale.local import LocalMongo, LocalRedis
+from smriti_scale.mongo import MongoClients
 
 DATABASE = "smriti_demo"
 POSTS = 2_000

@@ -37,10 +37,7 @@ async def page_of(
     """
     if cursor is not None and skip:
         raise ApiError(400, "cursor and skip exclude each other")
-    if skip:
-        page = await paginator.skip(collection, which, skip=skip, limit=limit, scope=scope, projection=projection)
-    else:
-        page = await paginator.paginate(
-            collection, which, limit=limit, cursor=cursor, scope=scope, projection=projection
-        )
-    return list(page.items), page.next_cursor
+    page = await paginator.paginate(
+        collection, which, limit=limit, cursor=cursor, skip=skip, scope=scope, projection=projection
+    )
+    return page.items, page.next_cursor

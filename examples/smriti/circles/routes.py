@@ -2,8 +2,10 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, File, Form, Query, UploadFile
 from pydantic import AfterValidator, AliasChoices, BaseModel, Field
+from smriti_scale.ratelimit import RateLimiter
+from starlette.requests import Request
 from starlette.responses import Response
 
 from examples.smriti.answers import Failure, success
@@ -11,7 +13,10 @@ from examples.smriti.auth.accounts import User
 from examples.smriti.auth.signed_in import SignedIn
 from examples.smriti.circles import rules
 from examples.smriti.circles.circles import Circles
-from examples.smriti.lists import Cursor, Skip
+from examples.smriti.lists import Cursor, Limit, Skip
+from examples.smriti.posts import drafts
+from examples.smriti.posts.posts import Posts
+from examples.smriti.settings import SmritiSettings
 
 
 def _code(value: str) -> str:
@@ -55,7 +60,9 @@ class Invitation(BaseModel):
     ]
 
 
-def circle_routes(circles: Circles, signed_in: SignedIn) -> APIRouter:
+def circle_routes(
+    circles: Circles, posts: Posts, signed_in: SignedIn, limiter: RateLimiter, settings: SmritiSettings
+) -> APIRouter:
     """The router, closed over its services."""
     router = APIRouter(
         prefix="/api/circles",
@@ -105,6 +112,37 @@ def circle_routes(circles: Circles, signed_in: SignedIn) -> APIRouter:
     async def regenerate(circle_id: str, user: Me) -> Response:
         code = await circles.regenerate_invite(user, circle_id)
         return success("A new invite code", {"inviteCode": code, "invite_code": code})
+
+    @router.get("/{circle_id}/posts")
+    async def feed(circle_id: str, user: Me, skip: Skip = 0, limit: Limit = 20, cursor: Cursor = None) -> Response:
+        page = await posts.of_circle(user, circle_id, skip=skip, limit=limit, cursor=cursor)
+        return success("The circle's posts", page)
+
+    @router.post("/{circle_id}/posts", status_code=201)
+    @limiter.limit(settings.post_limit)
+    async def post(
+        request: Request,
+        circle_id: str,
+        user: Me,
+        content_type: Annotated[str, Form()],
+        title: Annotated[str | None, Form()] = None,
+        text_content: Annotated[str | None, Form()] = None,
+        link_url: Annotated[str | None, Form()] = None,
+        image: Annotated[UploadFile | None, File()] = None,
+        document: Annotated[UploadFile | None, File()] = None,
+    ) -> Response:
+        form = drafts.Form(
+            content_type=content_type,
+            title=title,
+            text_content=text_content,
+            link_url=link_url,
+            visibility="circles",
+            circle_ids=circle_id,
+            image=image,
+            document=document,
+        )
+        draft = await posts.draft_for_circle(circle_id, form)
+        return success("Posted", {"post": await posts.create(user, draft)}, status=201)
 
     @router.post("/{circle_id}/vote-delete")
     async def vote(circle_id: str, user: Me) -> Response:

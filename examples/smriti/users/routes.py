@@ -70,8 +70,6 @@ def user_routes(users: Users, posts: Posts, signed_in: SignedIn) -> APIRouter:
     @router.get("/{user_id}/posts")
     async def posts_of(user_id: str, user: Me, skip: Skip = 0, limit: Limit = 20, cursor: Cursor = None) -> Response:
         found = await users.get(user_id)
-        return success(
-            "Their posts", await posts.of_user(user, found.id, skip=skip, limit=limit, cursor=cursor)
-        )
+        return success("Their posts", await posts.of_user(user, found.id, skip=skip, limit=limit, cursor=cursor))
 
     return router

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from bson import ObjectId
+from smriti_scale.cache import Cache
 
 from examples.smriti.answers import ApiError, iso
 from examples.smriti.auth.accounts import Accounts, User, now
-from smriti_scale.cache import Cache
 from smriti_scale.mongo import MongoClients
 
 
@@ -48,9 +48,7 @@ class Users:
             changes["location"] = location
         if not changes:
             return user
-        await self._mongo.write.users.update_one(
-            {"_id": ObjectId(user.id)}, {"$set": {**changes, "updated_at": now()}}
-        )
+        await self._mongo.write.users.update_one({"_id": ObjectId(user.id)}, {"$set": {**changes, "updated_at": now()}})
         await self._cache.invalidate_tags(f"user:{user.id}")
         return user.model_copy(update=changes)
 
