@@ -155,7 +155,7 @@ class S3Store:
             else:
                 whole.update(piece)
             yield piece
-        given = expected or {}
+        given: Mapping[str, str] = expected or {}
         if parts is not None:
             intact = given.get("etag", "").strip('"') == parts.value()
         else:

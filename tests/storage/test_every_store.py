@@ -19,6 +19,7 @@ from smriti_scale.errors import (
 )
 from smriti_scale.events import Event, Events, ObjectStored
 from smriti_scale.storage import LocalStore, ObjectStore, new_key, verify_upload
+from smriti_scale.storage.base import Source
 from tests.storage.conftest import pieces
 
 PDF = b"%PDF-1.7\n" + bytes(range(256)) * 200
@@ -51,7 +52,8 @@ class Upload:
 
 async def test_a_small_object_goes_and_comes_back_whole(store: ObjectStore) -> None:
     assert isinstance(store, ObjectStore)
-    for n, source in enumerate((PDF, pieces(PDF, 777), Upload(PDF))):
+    sources: list[Source] = [PDF, pieces(PDF, 777), Upload(PDF)]
+    for n, source in enumerate(sources):
         put = await store.put(f"documents/{n}.pdf", source, content_types=("application/pdf",))
         assert (put.key, put.size, put.content_type) == (f"documents/{n}.pdf", len(PDF), "application/pdf")
         assert await read(store, put.key) == PDF
