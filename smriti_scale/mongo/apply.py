@@ -179,13 +179,13 @@ class _Applier:
         existing = self._state(collection).find(name)
         options: dict[str, Any] = {"hidden": True}
         record = await self.db[BOOKKEEPING].find_one({"_id": f"{collection}/{name}"})
-        superseded = record is not None and record.get("superseded_by") is not None
-        if superseded and existing is not None and existing.index.expires:
+        successor = record.get("superseded_by") if record else None
+        if successor and existing is not None and existing.index.expires:
             # A hidden TTL index goes on deleting; its successor decides now.
             options["expireAfterSeconds"] = TTL_OFF
         await self.db.command({"collMod": collection, "index": {"name": name, **options}})
-        if superseded:
-            await self._record(collection, name, superseded_by=record["superseded_by"], hidden=True)
+        if successor:
+            await self._record(collection, name, superseded_by=successor, hidden=True)
 
     async def _make_unique(self, step: Step) -> None:
         existing = self._state(step.collection).find(step.name)
