@@ -32,6 +32,8 @@ ScaleError
 │   ├── UnacceptableContent (ValueError) the bytes are not of an allowed type
 │   ├── ChecksumMismatch
 │   └── StorageUnavailable (ConnectionError)
+├── InvalidCausalToken (ValueError)      a consistency token that is altered, foreign or expired
+├── DatabaseUnavailable (ConnectionError) MongoDB cannot serve this now: no primary, no connection, no majority
 └── LocalServerError (RuntimeError)      a local mongod or redis-server cannot run
     ├── BinaryNotFound (FileNotFoundError)
     ├── MissingSharedLibrary
@@ -303,3 +305,28 @@ class CacheKeyError(ScaleError, TypeError):
 
 class UncacheableValue(ScaleError, TypeError):
     """A value cannot be stored so that it comes back as it was; the message says what to annotate or change."""
+
+
+class InvalidCausalToken(ScaleError, ValueError):
+    """A consistency token cannot be used. The text is safe to show; `reason` is for logs and metrics.
+
+    Args:
+        reason: `"malformed"`, `"signature"`, `"expired"`, `"foreign"`, `"future"` or `"refused"` (by the server).
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("invalid consistency token")
+        self.reason = reason
+
+
+class DatabaseUnavailable(ScaleError, ConnectionError):
+    """MongoDB cannot serve this now; the message says why, and trying again may help. To HTTP clients: 503.
+
+    Args:
+        text: what is wrong and what to do.
+        retry_after: seconds after which trying again makes sense.
+    """
+
+    def __init__(self, text: str, *, retry_after: float = 5.0) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after
