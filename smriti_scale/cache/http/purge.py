@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("smriti_scale.cache.http")
 
+_FIRST_PAUSE = 0.1
+"""Half of what passes, in seconds and at most, before the second attempt."""
+
 
 class Purger(Protocol):
     """Knows how one CDN is asked to forget what carries a tag."""
@@ -253,7 +256,7 @@ class CDNPurge:
         reason = ""
         for attempt in range(self._attempts):
             if attempt:
-                await asyncio.sleep(0.2 * 2**attempt * random.uniform(0.5, 1.0))
+                await asyncio.sleep(_FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1.0))
             answers = await asyncio.gather(*(self._ask(request) for request in waiting))
             failed = [(request, answer) for request, answer in zip(waiting, answers, strict=True) if answer]
             if not failed:
