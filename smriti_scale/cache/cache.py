@@ -16,17 +16,16 @@ from weakref import ref
 
 from smriti_scale.cache.codecs import BoundCodec, Codec, JSONCodec
 from smriti_scale.cache.entry import TTL, Entry, make_policy, seconds
-from smriti_scale.cache.function import CachedFunction, Function, check_same_home, return_type
+from smriti_scale.cache.function import CachedFunction, Function, may_share_keys, return_type
 from smriti_scale.cache.journal import Invalidation
-from smriti_scale.cache.keys import direct_key
+from smriti_scale.cache.keys import checked_tags, direct_key
 from smriti_scale.cache.loading import FillHook, Loader
 from smriti_scale.cache.stats import CacheStats
 from smriti_scale.cache.stores.memory import MemoryStore
-from smriti_scale.cache.stores.redis import EVERYTHING
 from smriti_scale.cache.tiers import Kind, Settings, Tiers
 from smriti_scale.clock import SYSTEM_CLOCK, Clock
 from smriti_scale.context import causal_position
-from smriti_scale.errors import CacheKeyError, ConfigurationError
+from smriti_scale.errors import CircuitOpen, ConfigurationError
 from smriti_scale.events import CacheInvalidated, Events
 from smriti_scale.redis_link import RedisClient, RedisLink
 
@@ -147,6 +146,17 @@ class Cache:
         """Stop background work and close connections. Values in Redis stay; the cache opens again when used."""
         await self._tiers.aclose()
 
+    async def ping(self) -> None:
+        """Ask Redis whether it answers, within `timeout`; for health checks. Memory alone is always well.
+
+        Raises:
+            CircuitOpen: it does not.
+        """
+        await self._tiers.ready()
+        redis = self._tiers.redis
+        if redis is not None and not await redis.answers():
+            raise CircuitOpen(redis.breaker.name, retry_after=0.0)
+
     async def __aenter__(self) -> Self:
         await self.start()
         return self
@@ -252,17 +262,20 @@ class Cache:
     def _register(self, function: Function) -> None:
         skeleton = function.template.skeleton
         home = self._homes.get(skeleton)
-        other = home() if home is not None else None
-        if other is not None:
-            try:
-                check_same_home(function, other)
-            except ConfigurationError:
-                del other
-                gc.collect()  # a function that was defined anew may linger in a reference cycle
-                if home is not None and (other := home()) is not None:
-                    check_same_home(function, other)
+        if home is not None and not self._free(home, function):
+            gc.collect()  # a function that is gone may linger in a reference cycle
+            if not self._free(home, function):
+                raise ConfigurationError(
+                    f"{function.label} would share the keys {skeleton!r} with another function of this cache: "
+                    "give one of them another key=…"
+                )
         self._homes[skeleton] = ref(function)
         self._tiers.functions.add(function)
+
+    @staticmethod
+    def _free(home: ref[Function], function: Function) -> bool:
+        other = home()
+        return other is None or may_share_keys(function, other)
 
     # --- direct use
 
@@ -308,7 +321,7 @@ class Cache:
         names = {direct_key(key): value for key, value in values.items()}
         if self._loader.disabled or not names:
             return
-        await _uninterrupted(self._loader.put(names, kind, tuple(dict.fromkeys(tags))))
+        await _uninterrupted(self._loader.put(names, kind, checked_tags(tags)))
 
     async def get_or_set(
         self,
@@ -333,7 +346,7 @@ class Cache:
         """
         bound = self._direct(as_type, 1.0).codec
         kind = Kind("get_or_set", make_policy(ttl, **policy), bound, shared=shared, tags_from=tags_from)
-        return cast("T", await self._loader.call(direct_key(key), kind, tuple(dict.fromkeys(tags)), factory))
+        return cast("T", await self._loader.call(direct_key(key), kind, checked_tags(tags), factory))
 
     async def delete(self, *keys: str) -> None:
         """Remove keys in every process; another name for `invalidate`."""
@@ -348,10 +361,12 @@ class Cache:
         await self._change(Invalidation(keys=tuple(dict.fromkeys(map(direct_key, keys)))))
 
     async def invalidate_tags(self, *tags: str) -> None:
-        """Make everything that has one of the tags old, everywhere; see `invalidate`."""
-        if bad := [tag for tag in tags if not isinstance(tag, str) or not tag or tag == EVERYTHING]:
-            raise CacheKeyError(f"a tag is a non-empty text other than {EVERYTHING!r}, not {bad[0]!r}")
-        await self._change(Invalidation(tags=tuple(dict.fromkeys(tags))))
+        """Make everything that has one of the tags old, everywhere; see `invalidate`.
+
+        Raises:
+            CacheKeyError: a tag is not a non-empty text.
+        """
+        await self._change(Invalidation(tags=checked_tags(tags)))
 
     async def clear(self) -> None:
         """Make everything in this namespace old, by a new version: nothing is searched for or deleted."""

@@ -21,9 +21,10 @@ import cachetools
 from smriti_scale.cache.changes import tag_name
 from smriti_scale.cache.entry import Record, make_record
 from smriti_scale.cache.journal import Invalidation, Message
+from smriti_scale.cache.keys import EVERYTHING
 from smriti_scale.cache.sameness import immutable
 from smriti_scale.cache.singleflight import StillLoading
-from smriti_scale.cache.stores.redis import EVERYTHING, Grant, RedisStore, RedisUnavailable, TagState
+from smriti_scale.cache.stores.redis import Grant, RedisStore, RedisUnavailable, TagState
 from smriti_scale.cache.tiers import Found, Kind, Result, Tiers
 from smriti_scale.cache.wire import pack
 from smriti_scale.errors import ConfigurationError, DeadlineExceeded, UncacheableValue

@@ -24,14 +24,20 @@ if TYPE_CHECKING:
 Role = Literal["primary", "secondary", "other"]
 NAME = "smriti"
 _NOT_YET_INITIALIZED = 94
-# A primary is found within 1.3 s in place of 10 s and more; loopback loses no heartbeats.
-_SETTINGS = {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 200}
+_SETTINGS = {
+    # A primary is found within 1.3 s in place of 10 s and more; loopback loses no heartbeats.
+    "electionTimeoutMillis": 1000,
+    "heartbeatIntervalMillis": 200,
+    # A secondary that follows a stalled secondary would wait 30 s before it looks for a better source.
+    "chainingAllowed": False,
+}
 
 _TEST_PARAMETERS = {
     "enableTestCommands": "1",
     # A secondary without a sync source looks again after 1 s; every start and recovery would wait for that.
     "failpoint.forceBgSyncSyncSourceRetryWaitMS": '{"mode": "alwaysOn", "data": {"sleepMS": 50}}',
 }
+_MAJORITY = {"w": "majority", "wtimeout": 2000}
 _NO_SECTIONS = dict.fromkeys(("metrics", "wiredTiger", "locks", "opcounters", "tcmalloc", "repl"), 0)
 
 
@@ -159,13 +165,10 @@ def await_ready(ports: list[int], deadline: Deadline) -> None:
                 if "primary" not in roles:
                     nodes[0].admin.command("replSetStepUp")  # spares the second that an election waits to begin
                 elif "other" not in roles:
-                    # A write to the oplog that leaves no collection behind.
-                    nodes[roles.index("primary")].admin.command(
-                        "appendOplogNote",
-                        data={"smriti_scale": "ready"},
-                        writeConcern={"w": "majority", "wtimeout": 2000},
-                    )
-                    return
+                    # A write to the oplog that leaves no collection behind. The driver does not look at its concern.
+                    note = {"appendOplogNote": 1, "data": {"smriti_scale": "ready"}, "writeConcern": _MAJORITY}
+                    if "writeConcernError" not in nodes[roles.index("primary")].admin.command(note):
+                        return
             deadline.pause("a primary and a write with majority concern")
 
 
