@@ -208,6 +208,7 @@ class RepeatedQuery(Event):
     count: int
 
 
+@dataclass(frozen=True, slots=True)
 class PrimaryChanged(Event):
     """The driver saw another primary, or none (`current` is None), as `host:port`."""
 

@@ -38,19 +38,18 @@ def assemble(
     more = len(rows) > limit
     if more:
         rows.pop()
-    # Every row is looked at, not the outer two alone: an array among the sort values loses rows without a word.
-    anchors = [shown.anchor(row) for row in rows]
+    shown.refuse_arrays(rows)
     if backward:
         rows.reverse()
-        anchors.reverse()
     came_from = position is not None or skipped
     following = preceding = None
-    if anchors:
-        ties = _level(anchors[0][0], anchors[-1][0])
+    if rows:
+        first, last = shown.anchor(rows[0]), shown.anchor(rows[-1])
+        ties = _level(first[0], last[0])
         if came_from if backward else more:
-            following = codec.encode(Position(anchors[-1], ties=ties), binding)
+            following = codec.encode(Position(last, ties=ties), binding)
         if more if backward else came_from:
-            preceding = codec.encode(Position(anchors[0], backward=True, ties=ties), binding)
+            preceding = codec.encode(Position(first, backward=True, ties=ties), binding)
     elif position is not None:
         # Everything on this side is gone. The way back begins with the row at the position, if it still exists.
         back = codec.encode(Position(position.values, backward=not backward, inclusive=True), binding)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from smriti_scale.errors import ConfigurationError
 from smriti_scale.pagination.cursor import Position
 from smriti_scale.pagination.filters import FilterReading
 from smriti_scale.pagination.keyset import Bounds, SortSpec, comparison, page_bounds
@@ -37,7 +38,21 @@ class PageRequest:
 
 
 async def read_rows(request: PageRequest, plan: ListPlan) -> list[Document]:
-    """The rows, nearest to the position first; so in reverse for a backward page."""
+    """The rows, nearest to the position first; so in reverse for a backward page.
+
+    Raises:
+        ConfigurationError: ids are text and the list has a collation, under which different ids may be level.
+    """
+    rows = await _read(request, plan)
+    if plan.collated and any(isinstance(request.shown.anchor(row)[-1], (str, Mapping)) for row in rows):
+        raise ConfigurationError(
+            f"the ids of {plan.collection} are text and index {plan.index} has a collation, which may hold two "
+            "different ids for one: page by an index of the simple collation, or use ids that are not text"
+        )
+    return rows
+
+
+async def _read(request: PageRequest, plan: ListPlan) -> list[Document]:
     position = request.position
     anchor = None if position is None else dict(zip(request.sort.fields, position.values, strict=True))
     if plan.method == "bounds" and (position is None or not position.inclusive):

@@ -72,7 +72,7 @@ async def load(
     # Without the text search, which would score every match again; whoever edited the text out of a row meanwhile is
     # shown once more, whoever hid it is not.
     found = collection.find({"$and": [others, {"_id": {"$in": ids}}]}, shown.send, hint=[("_id", 1)], **options)
-    rows = {_identity(row["_id"]): row for row in await found.to_list(None)}
+    rows = {_identity(shown.anchor(row)[-1]): row for row in await found.to_list(None)}
     loaded: list[Document] = []
     for key in keys:
         row = rows.get(_identity(key["_id"]))
