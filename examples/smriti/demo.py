@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import IO
 
 from httpx import AsyncClient, HTTPError
 from motor.motor_asyncio import AsyncIOMotorClient
@@ -63,7 +64,8 @@ async def demo(*, port: int, once: bool, data_dir: Path) -> bool:
                 "CRON_SECRET": secrets.token_urlsafe(16),
             }
             serving = bars.add_task("the service, and a worker", total=2)
-            await stack.enter_async_context(running(WORKER, settings))
+            log = stack.enter_context((data_dir / "worker.log").open("ab"))
+            await stack.enter_async_context(running(WORKER, settings, output=log))
             bars.advance(serving)
             web = await stack.enter_async_context(running([*WEB, "--host", HOST, "--port", str(port)], settings))
             await ready(port, web)
@@ -96,10 +98,14 @@ async def prepare(mongo_uri: str, bars: Progress) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running(command: list[str], settings: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
+async def running(
+    command: list[str], settings: dict[str, str], *, output: IO[bytes] | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """A process of the service, stopped as a deployment would stop it: SIGTERM, and time to finish."""
     process = await asyncio.create_subprocess_exec(
         *command,
+        stdout=output,
+        stderr=output,
         env={**os.environ, **settings},
         start_new_session=True,  # Ctrl-C reaches us alone; we stop it in order
     )
