@@ -132,7 +132,7 @@ class RedisLink:
             kwargs = {**node.connection_kwargs, "host": node.host, "port": node.port}
             made = node.connection_class(**kwargs)
         else:
-            made = client.connection_pool.make_connection()
+            made = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
         made.retry = Retry(NoBackoff(), 0)
         return made
 

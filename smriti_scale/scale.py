@@ -16,11 +16,20 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.types import Scope
 
 from smriti_scale.cache import Cache
 from smriti_scale.compression import setup_compression
+from smriti_scale.errors import InvalidCausalToken
 from smriti_scale.events import Events
-from smriti_scale.mongo import Indexes, MongoClients
+from smriti_scale.mongo import (
+    CausalToken,
+    Indexes,
+    MongoClients,
+    PositionStore,
+    ReadYourWritesMiddleware,
+    handle_unavailable,
+)
 from smriti_scale.monitoring import Check, health_routes, init_sentry
 from smriti_scale.pagination import CursorPaginator
 from smriti_scale.ratelimit import RateLimiter, client_address, setup_rate_limiting
@@ -74,7 +83,14 @@ class Scale:
             namespace=settings.namespace,
             max_entries=settings.cache_max_entries,
             max_bytes=settings.cache_max_bytes,
+            fill=self._reading_after,
             events=self.events,
+        )
+        self._identity = identity
+        self._positions = (
+            PositionStore(settings.redis_url, namespace=settings.namespace, events=self.events)
+            if settings.redis_url and settings.read_your_writes
+            else None
         )
         address = client_address(trusted_proxies=settings.trusted_proxies)
 
@@ -112,6 +128,16 @@ class Scale:
     def install(self, app: Starlette) -> None:
         """Add middleware, error handlers and health routes. Call it once, after the app's own routes are added."""
         app.state.scale = self
+        handle_unavailable(app)
+        if self.settings.read_your_writes:
+            app.add_middleware(
+                ReadYourWritesMiddleware,
+                mongo=self.mongo,
+                secret=self.settings.secrets_for("consistency"),
+                cookie_secure=self.settings.environment != "development",
+                positions=self._positions,
+                identity=self._who if self._identity else None,
+            )
         setup_rate_limiting(app, self.limiter)
         setup_compression(app, minimum_size=self.settings.compression_minimum_size)
         checks = [Check("mongodb", self.mongo.ping)]
@@ -132,9 +158,24 @@ class Scale:
             self._draining = True
             await self.cache.aclose()
             await self.limiter.aclose()
+            if self._positions is not None:
+                await self._positions.aclose()
             if self._redis is not None:
                 await self._redis.aclose()
             await self.mongo.aclose()
+
+    def _who(self, scope: Scope) -> str | None:
+        return self._identity(Request(scope)) if self._identity and scope["type"] == "http" else None
+
+    @contextlib.asynccontextmanager
+    async def _reading_after(self, positions: Sequence[str]) -> AsyncIterator[None]:
+        """The cache's fill hook: what it loads is no older than the invalidations that made it load."""
+        newest = self.mongo.position
+        for position in positions:
+            with contextlib.suppress(InvalidCausalToken):  # of another cluster, before a move
+                newest = CausalToken.decode(position).merge(newest)
+        async with self.mongo.consistent(newest):
+            yield
 
     async def _ping_redis(self) -> None:
         if self._redis is not None:

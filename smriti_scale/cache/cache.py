@@ -11,22 +11,21 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, Self, TypeVar, cast
 from weakref import ref
 
-from smriti_scale.cache.codecs import Codec, JSONCodec
+from smriti_scale.cache.codecs import BoundCodec, Codec, JSONCodec
 from smriti_scale.cache.entry import TTL, Entry, make_policy, seconds
-from smriti_scale.cache.function import CachedFunction, Function, check_same_home, return_type
+from smriti_scale.cache.function import CachedFunction, Function, may_share_keys, return_type
 from smriti_scale.cache.journal import Invalidation
-from smriti_scale.cache.keys import direct_key
+from smriti_scale.cache.keys import checked_tags, direct_key
 from smriti_scale.cache.loading import FillHook, Loader
 from smriti_scale.cache.stats import CacheStats
 from smriti_scale.cache.stores.memory import MemoryStore
-from smriti_scale.cache.stores.redis import EVERYTHING
 from smriti_scale.cache.tiers import Kind, Settings, Tiers
 from smriti_scale.clock import SYSTEM_CLOCK, Clock
 from smriti_scale.context import causal_position
-from smriti_scale.errors import CacheKeyError, ConfigurationError
+from smriti_scale.errors import CircuitOpen, ConfigurationError
 from smriti_scale.events import CacheInvalidated, Events
 from smriti_scale.redis_link import RedisClient, RedisLink
 
@@ -131,7 +130,7 @@ class Cache:
         )
         self._loader = Loader(self._tiers, max_loads=max_loads, fill=fill)
         self._homes: dict[str, ref[Function]] = {}
-        self._direct_kinds: dict[Any, Kind] = {}
+        self._bound: dict[Any, BoundCodec[Any]] = {}
         self._hooks: tuple[InvalidationHook, ...] = ()
 
     def __repr__(self) -> str:
@@ -147,7 +146,18 @@ class Cache:
         """Stop background work and close connections. Values in Redis stay; the cache opens again when used."""
         await self._tiers.aclose()
 
-    async def __aenter__(self) -> Cache:
+    async def ping(self) -> None:
+        """Ask Redis whether it answers, within `timeout`; for health checks. Memory alone is always well.
+
+        Raises:
+            CircuitOpen: it does not.
+        """
+        await self._tiers.ready()
+        redis = self._tiers.redis
+        if redis is not None and not await redis.answers():
+            raise CircuitOpen(redis.breaker.name, retry_after=0.0)
+
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
@@ -237,7 +247,8 @@ class Cache:
         def decorate(function: Callable[P, Coroutine[Any, Any, T]]) -> CachedFunction[P, T]:
             kind = _LateKind(function, chosen, as_type, local_names)
             target = _Target(
-                self, lambda: kind.get(lambda bound: Kind(made.label, policy, bound, shared=shared, tags_from=tags_from))
+                self,
+                lambda: kind.get(lambda bound: Kind(made.label, policy, bound, shared=shared, tags_from=tags_from)),
             )
             made = Function(
                 function, key=key, exclude=exclude, tags=tags, target=target, monotonic=self.clock.monotonic
@@ -251,17 +262,20 @@ class Cache:
     def _register(self, function: Function) -> None:
         skeleton = function.template.skeleton
         home = self._homes.get(skeleton)
-        other = home() if home is not None else None
-        if other is not None:
-            try:
-                check_same_home(function, other)
-            except ConfigurationError:
-                del other
-                gc.collect()  # a function that was defined anew may linger in a reference cycle
-                if home is not None and (other := home()) is not None:
-                    check_same_home(function, other)
+        if home is not None and not self._free(home, function):
+            gc.collect()  # a function that is gone may linger in a reference cycle
+            if not self._free(home, function):
+                raise ConfigurationError(
+                    f"{function.label} would share the keys {skeleton!r} with another function of this cache: "
+                    "give one of them another key=…"
+                )
         self._homes[skeleton] = ref(function)
         self._tiers.functions.add(function)
+
+    @staticmethod
+    def _free(home: ref[Function], function: Function) -> bool:
+        other = home()
+        return other is None or may_share_keys(function, other)
 
     # --- direct use
 
@@ -307,7 +321,7 @@ class Cache:
         names = {direct_key(key): value for key, value in values.items()}
         if self._loader.disabled or not names:
             return
-        await _uninterrupted(self._loader.put(names, kind, tuple(dict.fromkeys(tags))))
+        await _uninterrupted(self._loader.put(names, kind, checked_tags(tags)))
 
     async def get_or_set(
         self,
@@ -332,7 +346,7 @@ class Cache:
         """
         bound = self._direct(as_type, 1.0).codec
         kind = Kind("get_or_set", make_policy(ttl, **policy), bound, shared=shared, tags_from=tags_from)
-        return cast("T", await self._loader.call(direct_key(key), kind, tuple(dict.fromkeys(tags)), factory))
+        return cast("T", await self._loader.call(direct_key(key), kind, checked_tags(tags), factory))
 
     async def delete(self, *keys: str) -> None:
         """Remove keys in every process; another name for `invalidate`."""
@@ -347,10 +361,12 @@ class Cache:
         await self._change(Invalidation(keys=tuple(dict.fromkeys(map(direct_key, keys)))))
 
     async def invalidate_tags(self, *tags: str) -> None:
-        """Make everything that has one of the tags old, everywhere; see `invalidate`."""
-        if bad := [tag for tag in tags if not isinstance(tag, str) or not tag or tag == EVERYTHING]:
-            raise CacheKeyError(f"a tag is a non-empty text other than {EVERYTHING!r}, not {bad[0]!r}")
-        await self._change(Invalidation(tags=tuple(dict.fromkeys(tags))))
+        """Make everything that has one of the tags old, everywhere; see `invalidate`.
+
+        Raises:
+            CacheKeyError: a tag is not a non-empty text.
+        """
+        await self._change(Invalidation(tags=checked_tags(tags)))
 
     async def clear(self) -> None:
         """Make everything in this namespace old, by a new version: nothing is searched for or deleted."""
@@ -428,9 +444,9 @@ class Cache:
 
     def _direct(self, as_type: Any, ttl: TTL) -> Kind:
         try:
-            bound = self._direct_kinds.get(as_type)
+            bound = self._bound.get(as_type)
             if bound is None:
-                bound = self._direct_kinds[as_type] = self._codec.bind(as_type)
+                bound = self._bound[as_type] = self._codec.bind(as_type)
         except TypeError:  # an unhashable type, such as Annotated with a list
             bound = self._codec.bind(as_type)
         return Kind("direct", make_policy(ttl, early=0.0), bound)
@@ -455,7 +471,8 @@ class _LateKind:
                     type_ = return_type(self._function, local_names=self._local_names)
                 except NameError as error:
                     raise ConfigurationError(
-                        f"the return type of {self._function.__qualname__} cannot be looked up ({error}): pass as_type=…"
+                        f"the return type of {self._function.__qualname__} cannot be looked up ({error}): "
+                        "pass as_type=…"
                     ) from error
             self._kind = make(self._codec.bind(type_))
             self._local_names = {}

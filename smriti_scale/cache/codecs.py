@@ -6,6 +6,8 @@ model's own serialisers would bend is an error on the first call, not a wrong va
 
 from __future__ import annotations
 
+import functools
+import operator
 import sys
 import types
 import typing
@@ -24,6 +26,7 @@ from smriti_scale.cache.sameness import same
 from smriti_scale.errors import ConfigurationError, UncacheableValue
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 _PLAIN: frozenset[Any] = frozenset({Any, object, None, type(None), str, int, float, bool, dict, list})
 _CONFIG = ConfigDict(arbitrary_types_allowed=True)
@@ -31,13 +34,13 @@ _CONFIG = ConfigDict(arbitrary_types_allowed=True)
 _BYTES, _TAGGED, _MODEL_JSON, _MODEL_TAGGED = b"b", b"t", b"m", b"v"
 
 
-class BoundCodec(Protocol[T]):
+class BoundCodec(Protocol[T_co]):
     """A codec for values of one type."""
 
     fingerprint: str
     """Changes when the type does: a value stored under another fingerprint is a miss."""
 
-    def dumps(self, value: Any) -> tuple[bytes, T]:
+    def dumps(self, value: Any) -> tuple[bytes, T_co]:
         """The bytes, and the value as `loads` gives it back.
 
         Raises:
@@ -45,7 +48,7 @@ class BoundCodec(Protocol[T]):
         """
         ...
 
-    def loads(self, raw: bytes) -> T:
+    def loads(self, raw: bytes) -> T_co:
         """The value. Any `Exception` counts as a corrupted value, that is a miss."""
         ...
 
@@ -182,7 +185,7 @@ def _adapter(type_: Any) -> tuple[TypeAdapter[Any], bool]:
         return TypeAdapter(type_), False
     except PydanticSchemaGenerationError:
         # A dataclass or TypedDict with a field such as ObjectId takes the permission for it from what is around it.
-        return TypeAdapter(tuple[type_], config=_CONFIG), True  # type: ignore[valid-type]
+        return TypeAdapter(tuple[type_], config=_CONFIG), True
 
 
 def modern_typed_dicts(type_: Any) -> Any:
@@ -204,7 +207,9 @@ def modern_typed_dicts(type_: Any) -> Any:
     rebuilt = tuple(map(modern_typed_dicts, arguments))
     if rebuilt == arguments:
         return type_
-    return typing.Union[rebuilt] if origin in {typing.Union, types.UnionType} else origin[rebuilt]
+    if origin in {typing.Union, types.UnionType}:
+        return functools.reduce(operator.or_, rebuilt)
+    return origin[rebuilt]
 
 
 def _is_plain(type_: Any) -> bool:

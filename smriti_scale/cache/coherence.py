@@ -70,6 +70,11 @@ class Channel:
     def state(self) -> Literal["live", "lost"]:
         return "live" if self.live else "lost"
 
+    @property
+    def settled(self) -> bool:
+        """Whether the channel is live or has failed to be, once."""
+        return self._first.is_set()
+
     async def ready(self, *, timeout: float) -> None:
         """Wait until the channel is live or has failed to be, at most `timeout` seconds."""
         if not self._first.is_set():
@@ -93,7 +98,7 @@ class Channel:
                 async with asyncio.timeout(_RECONNECT_MOST):
                     connection = await self._link.connection()
                     self._asked_at = time.monotonic()
-                    await connection.connect()
+                    await connection.connect()  # type: ignore[no-untyped-call]
                     self._asked_at = time.monotonic()
                     await connection.send_command("SUBSCRIBE", self._name, check_health=False)
                     await self._receive(connection)

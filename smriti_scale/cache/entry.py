@@ -113,7 +113,7 @@ def seconds(value: TTL, *, name: str, zero: bool = False) -> float:
         ConfigurationError: not a number, negative, zero where that means nothing, or over ten years.
     """
     number = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not (0 <= number <= MAX_TTL):
+    if type(number) not in {int, float} or not 0 <= number <= MAX_TTL:
         raise ConfigurationError(f"{name} must be a number of seconds up to ten years (or a timedelta), not {value!r}")
     if number == 0 and not zero:
         raise ConfigurationError(f"{name} must be positive, not {value!r}")

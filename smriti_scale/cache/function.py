@@ -160,8 +160,8 @@ class Function:
         exec("\n".join(lines), self._scope)  # noqa: S102 - the source is made of checked identifiers only
         wrapper = self._scope["wrapper"]
         functools.update_wrapper(wrapper, original)
-        wrapper.__defaults__ = original.__defaults__  # type: ignore[attr-defined]
-        wrapper.__kwdefaults__ = original.__kwdefaults__  # type: ignore[attr-defined]
+        wrapper.__defaults__ = original.__defaults__
+        wrapper.__kwdefaults__ = original.__kwdefaults__
         bind = self._scope["bind"]
         bind.__defaults__, bind.__kwdefaults__ = wrapper.__defaults__, wrapper.__kwdefaults__
         bind.__name__ = bind.__qualname__ = original.__name__  # errors about arguments name the function
@@ -300,7 +300,8 @@ def _key_template(key: str | None, *, exclude: Sequence[str], signature: inspect
     if forgotten := [name for name in names if name not in used and name not in exclude]:
         raise ConfigurationError(
             f"{label}: the parameter {forgotten[0]!r} is not in the key {key!r}, so calls that differ in it would "
-            f"share a result. Add {{{forgotten[0]}}} to the key, or say exclude=[{forgotten[0]!r}] if it does not matter"
+            f"share a result. Add {{{forgotten[0]}}} to the key, or say exclude=[{forgotten[0]!r}] if it makes no "
+            "difference"
         )
     return template
 
@@ -312,21 +313,12 @@ def _tag_template(tag: str, *, names: Sequence[str], label: str) -> Template:
     return template
 
 
-def check_same_home(new: Function, old: Function) -> None:
-    """Two functions may not share keys, unless one is the other defined again (a reload, a notebook's cell).
-
-    Raises:
-        ConfigurationError: they are two.
-    """
+def may_share_keys(new: Function, old: Function) -> bool:
+    """Whether one is the other defined again (a reload, a notebook's cell), so that they are one in meaning."""
     mine, theirs = new.original(), old.original()
     if mine is theirs or mine is None or theirs is None:
-        return
-    redefined = new.label == old.label and "<locals>" not in cast("Any", mine).__qualname__
-    if not redefined:
-        raise ConfigurationError(
-            f"{new.label} and {old.label} would share the keys {new.template.skeleton!r} in one cache: "
-            "give one of them another key=…"
-        )
+        return True
+    return new.label == old.label and "<locals>" not in cast("Any", mine).__qualname__
 
 
 def return_type(function: Callable[..., Any], *, local_names: Mapping[str, Any]) -> Any:

@@ -8,8 +8,9 @@ value are percent-encoded, so no value can imitate a border and `("a:b", "c")` d
 from __future__ import annotations
 
 import dataclasses
+import re
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -26,7 +27,12 @@ from smriti_scale.errors import CacheKeyError, ConfigurationError
 MAX_KEY = 200
 """Longer keys (characters) are cut to a readable prefix and a BLAKE2b-160 digest of the whole."""
 
+EVERYTHING = "*"
+"""The tag that every entry has: its version changes when the cache is cleared."""
+
 _READABLE = 120
+_STEP = re.compile(r"\.[^\W\d]\w*|\[[^\[\]]+\]")
+_FIELD = re.compile(rf"([^\W\d]\w*)((?:{_STEP.pattern})*)")
 _SAFE = " !$&'()*+,-./:;=?@[]^_|"
 
 
@@ -117,11 +123,29 @@ def plain_text(value: object) -> str:
     raise CacheKeyError(f"{_class(value)} cannot be part of a tag: name a part of it that is text or a number")
 
 
-def direct_key(key: str) -> str:
+def direct_key(key: object) -> str:
     """A key given as text (`cache.get(...)`): checked and, when long, shortened like any other."""
     if not isinstance(key, str) or not key:
         raise CacheKeyError(f"a cache key is a non-empty text, not {key!r}")
+    try:
+        key.encode()
+    except UnicodeEncodeError as error:
+        raise CacheKeyError(f"the cache key {key!r} is not valid text: {error.reason}") from None
     return shorten(key)
+
+
+def checked_tags(tags: Iterable[object]) -> tuple[str, ...]:
+    """Tags given as text, each once.
+
+    Raises:
+        CacheKeyError: one is not a non-empty text.
+    """
+    checked = []
+    for tag in dict.fromkeys(tags):
+        if not isinstance(tag, str) or not tag or tag == EVERYTHING:
+            raise CacheKeyError(f"a tag is a non-empty text other than {EVERYTHING!r}, not {tag!r}")
+        checked.append(tag)
+    return tuple(checked)
 
 
 def shorten(key: str) -> str:
@@ -222,13 +246,14 @@ def parse_template(source: str, *, what: str = "key") -> Template:
 
 
 def _parse_field(field: str, *, source: str, what: str) -> Field:
-    import _string  # what string.Formatter.get_field itself reads names with
-
-    root, rest = _string.formatter_field_name_split(field)
-    path = tuple((bool(is_attribute), name) for is_attribute, name in rest)
-    names = [root, *(name for is_attribute, name in path if is_attribute)]
-    if not all(isinstance(name, str) and name.isidentifier() for name in names):
+    match = _FIELD.fullmatch(field)
+    if match is None:
         raise ConfigurationError(
             f"the {what} template {source!r}: {{{field}}} must name a parameter, as in '{{user_id}}' or '{{user.id}}'"
         )
+    root, rest = match.groups()
+    path = tuple(
+        (True, step[1:]) if step[0] == "." else (False, int(step[1:-1]) if step[1:-1].isdigit() else step[1:-1])
+        for step in _STEP.findall(rest)
+    )
     return Field(root, path)

@@ -21,9 +21,10 @@ import cachetools
 from smriti_scale.cache.changes import tag_name
 from smriti_scale.cache.entry import Record, make_record
 from smriti_scale.cache.journal import Invalidation, Message
+from smriti_scale.cache.keys import EVERYTHING
 from smriti_scale.cache.sameness import immutable
 from smriti_scale.cache.singleflight import StillLoading
-from smriti_scale.cache.stores.redis import EVERYTHING, Grant, RedisStore, RedisUnavailable, TagState
+from smriti_scale.cache.stores.redis import Grant, RedisStore, RedisUnavailable, TagState
 from smriti_scale.cache.tiers import Found, Kind, Result, Tiers
 from smriti_scale.cache.wire import pack
 from smriti_scale.errors import ConfigurationError, DeadlineExceeded, UncacheableValue
@@ -355,9 +356,7 @@ class Loader:
             if not stored:
                 tiers.spawn(self._give_back(redis, key, token))
 
-    async def _load_alone(
-        self, key: str, kind: Kind, tags: tuple[str, ...], factory: Factory, *, start: int
-    ) -> Result:
+    async def _load_alone(self, key: str, kind: Kind, tags: tuple[str, ...], factory: Factory, *, start: int) -> Result:
         tiers = self._tiers
         positions = tiers.positions.of([key, *map(tag_name, tags)], now=tiers.now())
         # Only when Redis is down do all processes load everything; a load inside a load has a place already.
@@ -374,9 +373,7 @@ class Loader:
             self._slots = (loop, asyncio.Semaphore(self._max_loads))
         return self._slots[1]
 
-    async def _run_factory(
-        self, key: str, kind: Kind, factory: Factory, positions: Sequence[str]
-    ) -> tuple[Any, float]:
+    async def _run_factory(self, key: str, kind: Kind, factory: Factory, positions: Sequence[str]) -> tuple[Any, float]:
         tiers = self._tiers
         inside = _loading.set((*_loading.get(), key))
         began = tiers.now()

@@ -32,7 +32,7 @@ def same(left: Any, right: Any) -> bool:
     if isinstance(left, float):
         return repr(left) == repr(right)
     if isinstance(left, (datetime, time)):
-        return left.isoformat() == right.isoformat() and left.fold == right.fold
+        return bool(left.isoformat() == right.isoformat() and left.fold == right.fold)
     if isinstance(left, Decimal):
         return str(left) == str(right)
     if isinstance(left, Mapping):
@@ -42,7 +42,7 @@ def same(left: Any, right: Any) -> bool:
     if isinstance(left, (list, tuple)):
         return len(left) == len(right) and all(map(same, left, right))
     if isinstance(left, AbstractSet):
-        return left == right and _types(left) == _types(right)
+        return bool(left == right) and _types(left) == _types(right)
     if isinstance(left, BaseModel):
         return (
             same(left.__dict__, right.__dict__)
@@ -97,7 +97,6 @@ def held_bytes(value: Any) -> int:
             waiting.extend(vars(item).values() if hasattr(item, "__dict__") else ())
             for kind in type(item).__mro__:
                 slots = kind.__dict__.get("__slots__", ())
-                for name in (slots,) if isinstance(slots, str) else slots:
-                    if name not in {"__dict__", "__weakref__"} and hasattr(item, name):
-                        waiting.append(getattr(item, name))
+                names = (slots,) if isinstance(slots, str) else slots
+                waiting.extend(getattr(item, name) for name in names if name != "__dict__" and hasattr(item, name))
     return total

@@ -22,7 +22,6 @@ class StillLoading(Exception):
     """A waiter's own patience is over. Never leaves the cache."""
 
 
-
 class Flight(Generic[T]):
     """One load under way."""
 

@@ -24,11 +24,12 @@ from smriti_scale.cache.coherence import Channel, Waiters
 from smriti_scale.cache.entry import Entry, Policy, Record, State, early_by
 from smriti_scale.cache.function import Function
 from smriti_scale.cache.journal import Invalidation, Journal, Message, Positions
+from smriti_scale.cache.keys import EVERYTHING
 from smriti_scale.cache.sameness import held_bytes, immutable
 from smriti_scale.cache.singleflight import Flights
 from smriti_scale.cache.stats import Counters
 from smriti_scale.cache.stores.memory import MemoryStore
-from smriti_scale.cache.stores.redis import EVERYTHING, RedisStore, RedisUnavailable
+from smriti_scale.cache.stores.redis import RedisStore, RedisUnavailable
 from smriti_scale.cache.wire import unpack
 from smriti_scale.clock import Clock
 from smriti_scale.context import causal_position
@@ -154,6 +155,8 @@ class Tiers:
         """Open what is not open yet."""
         loop = asyncio.get_running_loop()
         if self._loop is loop:
+            if self.channel is not None and not self.channel.settled:
+                await self.channel.ready(timeout=self.settings.timeout)
             return
         if self._loop is not None and self._loop.is_running():
             raise ConfigurationError("this Cache is in use by another event loop; make one Cache for each")
@@ -191,12 +194,13 @@ class Tiers:
             self._loop = None
             return
         await self.flights.aclose()
-        tasks = [*self._tasks, *([self._recovery] if self._recovery else [])]
-        if tasks:
+        if self._tasks:
             # Leases are being given back and changes told: they get their deadline, not more.
-            await asyncio.wait(tasks, timeout=self.settings.timeout)
-            for task in tasks:
-                task.cancel()
+            await asyncio.wait(list(self._tasks), timeout=self.settings.timeout)
+        tasks = [*self._tasks, *([self._recovery] if self._recovery else [])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
             await asyncio.wait(tasks)
         if self.channel is not None:
             await self.channel.aclose()
@@ -280,9 +284,11 @@ class Tiers:
             return None
         record = unpack(raw)
         if record is None:
-            return self._reject(key, kind, "foreign")
+            self._reject(key, kind, "foreign")
+            return None
         if record.fingerprint != kind.codec.fingerprint:
-            return self._reject(key, kind, "type")
+            self._reject(key, kind, "type")
+            return None
         unknown = [tag for tag, _ in record.tags if tag not in versions]
         if unknown:
             versions = versions | await self.redis.versions(unknown)
@@ -297,7 +303,8 @@ class Tiers:
         try:
             value = kind.codec.loads(record.payload)
         except Exception:  # noqa: BLE001 - whatever a codec raises, the value is of no use
-            return self._reject(key, kind, "decode")
+            self._reject(key, kind, "decode")
+            return None
         result = self.keep(key, record, value, kind, start=start)
         refresh = state == "stale" or (state == "fresh" and not self.memory.enabled and self._is_early(record, kind))
         tags = tuple(tag for tag, _ in record.tags if tag != EVERYTHING)

@@ -6,14 +6,14 @@ proves that the right commands are sent in the right order to the right database
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from bson import Int64
-from mockupdb import MockupDB
+from mockupdb import MockupDB  # type: ignore[import-untyped]  # it has no types
 
 
 class MongosMock:
-    """Start it as a context manager.
+    """Answers on `server` while entered as a context manager; the server itself takes a second to stop, so share it.
 
     Attributes:
         told: the commands that change something: `(database, command)`.
@@ -25,11 +25,14 @@ class MongosMock:
         fail: error code and text by command name, given once.
     """
 
-    def __init__(self, *, wire_version: int = 17, mongos: bool = True) -> None:
-        hello = {"msg": "isdbgrid"} if mongos else {"setName": "rs0", "hosts": []}
-        self._hello = {"maxWireVersion": wire_version, "minWireVersion": 0, "isWritablePrimary": True, **hello}
-        self._server = MockupDB(auto_ismaster=self._hello)
-        self._server.autoresponds(self._answer)
+    def __init__(self, server: MockupDB, *, wire_version: int = 17) -> None:
+        self._server = server
+        self._greeting = {
+            "msg": "isdbgrid",
+            "maxWireVersion": wire_version,
+            "minWireVersion": 0,
+            "isWritablePrimary": True,
+        }
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.sharded: dict[str, dict[str, Any]] = {}
         self.zones: dict[str, list[str]] = {"shard0": [], "shard1": []}
@@ -39,12 +42,12 @@ class MongosMock:
         self.analysis: dict[str, Any] | None = None
         self.fail: dict[str, tuple[int, str]] = {}
 
-    def __enter__(self) -> MongosMock:
-        self._server.run()
+    def __enter__(self) -> Self:
+        self._responder = self._server.autoresponds(self._answer)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._server.stop()
+        self._responder.cancel()
 
     @property
     def uri(self) -> str:
@@ -61,9 +64,12 @@ class MongosMock:
             return bool(request.command_err(code, text))
         answer = getattr(self, f"_{name}", None)
         if answer is not None:
-            return bool(request.ok(**answer(database, command)))
+            try:
+                return bool(request.ok(**answer(database, command)))
+            except Exception as error:  # noqa: BLE001 - a fault of the mock must fail its test, not hang it
+                return bool(request.command_err(8, f"the mock broke: {error!r}"))
         if name in ("hello", "ismaster", "isMaster"):
-            return bool(request.ok(**self._hello))
+            return bool(request.ok(**self._greeting))
         return bool(request.ok())
 
     def _find(self, database: str, command: dict[str, Any]) -> dict[str, Any]:

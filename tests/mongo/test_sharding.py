@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from bson import MaxKey, MinKey, ObjectId
+from mockupdb import MockupDB  # type: ignore[import-untyped]  # it has no types
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient
 
@@ -157,9 +158,17 @@ async def test_what_cannot_be_judged_says_why(db: Any) -> None:
 # --- plan and apply, on a mongos played by a mock server
 
 
+@pytest.fixture(scope="module")
+def mock_server() -> Iterator[MockupDB]:
+    server = MockupDB()
+    server.run()
+    yield server
+    server.stop()
+
+
 @pytest.fixture
-def mongos() -> Iterator[MongosMock]:
-    with MongosMock() as mock:
+def mongos(mock_server: MockupDB) -> Iterator[MongosMock]:
+    with MongosMock(mock_server) as mock:
         yield mock
 
 
@@ -180,8 +189,10 @@ async def test_an_unsharded_collection_is_sharded_with_its_index_first(mongos: M
     plan = await indexes.plan_sharding(shop)
     assert [str(command) for command in plan.commands] == [
         'db.adminCommand({ enableSharding: "shop" })',
-        'db.getSiblingDB("shop").runCommand({ createIndexes: "posts", '
-        'indexes: [{ key: { user_id: "hashed" }, name: "user_id_hashed" }] })',
+        (
+            'db.getSiblingDB("shop").runCommand({ createIndexes: "posts", '
+            'indexes: [{ key: { user_id: "hashed" }, name: "user_id_hashed" }] })'
+        ),
         'db.adminCommand({ shardCollection: "shop.posts", key: { user_id: "hashed" } })',
         'db.adminCommand({ shardCollection: "shop.new", key: { a: 1, b: 1 }, unique: true })',
     ]
@@ -255,8 +266,8 @@ async def test_a_replica_set_is_told_apart_from_a_mongos(both_drivers_db: Any) -
         await plan.apply()
 
 
-async def test_resharding_needs_a_server_that_can() -> None:
-    with MongosMock(wire_version=9) as mongos:
+async def test_resharding_needs_a_server_that_can(mock_server: MockupDB) -> None:
+    with MongosMock(mock_server, wire_version=9) as mongos:
         mongos.documents["posts"] = 0
         mongos.sharded["shop.posts"] = {"a": 1}
         async with AsyncMongoClient[Any](mongos.uri) as client:
@@ -264,8 +275,8 @@ async def test_resharding_needs_a_server_that_can() -> None:
     assert plan.commands[0].refused == "resharding needs MongoDB 5.0 or newer"
 
 
-async def test_the_servers_own_analysis_is_used_where_it_has_one() -> None:
-    with MongosMock(wire_version=21) as mongos:
+async def test_the_servers_own_analysis_is_used_where_it_has_one(mock_server: MockupDB) -> None:
+    with MongosMock(mock_server, wire_version=21) as mongos:
         mongos.documents["posts"] = 1_000_000
         mongos.analysis = {
             "numDocsTotal": 1_000_000,

@@ -9,11 +9,11 @@ from typing import Any
 from bson import ObjectId
 from pydantic import BaseModel
 from pymongo.errors import DuplicateKeyError
-from smriti_scale.cache import Cache
 
 from examples.smriti.answers import ApiError
 from examples.smriti.auth.passwords import PasswordHasher, Verdict
 from examples.smriti.auth.tokens import Tokens
+from smriti_scale.cache import Cache
 from smriti_scale.mongo import MongoClients
 
 _TAKEN = {

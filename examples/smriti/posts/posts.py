@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from bson import ObjectId
-from smriti_scale.cache import Cache
 
 from examples.smriti.answers import ApiError, json_bytes
 from examples.smriti.auth.accounts import User, now
+from examples.smriti.background import Background
 from examples.smriti.lists import page_of
 from examples.smriti.posts.drafts import Draft, Form, checked
 from examples.smriti.posts.uploads import Files, Stored
 from examples.smriti.posts.views import post_view
+from smriti_scale.cache import Cache
 from smriti_scale.mongo import MongoClients
 from smriti_scale.pagination import CursorPaginator
 
@@ -28,10 +29,19 @@ class Posts:
         cache: holds pages of lists for a short time; every write that changes them drops them.
         paginator: newest first.
         files: keeps what is posted along.
+        background: told of every new post.
     """
 
-    def __init__(self, mongo: MongoClients, cache: Cache, paginator: CursorPaginator, files: Files) -> None:
+    def __init__(
+        self,
+        mongo: MongoClients,
+        cache: Cache,
+        paginator: CursorPaginator,
+        files: Files,
+        background: Background,
+    ) -> None:
         self._files = files
+        self._background = background
         self._mongo = mongo
         self._cache = cache
         self._paginator = paginator
@@ -84,6 +94,8 @@ class Posts:
                 await self._files.discard(stored.public_id)
             raise
         await self._changed(author.id)
+        has_document = "document_public_id" in document
+        await self._background.post_created(str(document["_id"]), has_document=has_document)
         return post_view(document)
 
     async def draft_for_circle(self, circle_id: str, form: Form) -> Draft:
@@ -167,11 +179,11 @@ class Posts:
         ids = [ObjectId(each) for each in document["circle_ids"]]
 
         async def insert() -> None:
-            # A write, not a read: a vote that deletes one of the circles meanwhile conflicts with it, so that no post
-            # is left pointing at a circle that is gone.
+            # A write, not a read, and one that always changes something: a vote that deletes one of the circles
+            # meanwhile conflicts with it, so that no post is left pointing at a circle that is gone.
             touched = await self._mongo.write.circles.update_many(
                 {"_id": {"$in": ids}, "members.user_id": author.id},
-                {"$set": {"posted_at": document["created_at"]}},
+                {"$inc": {"post_changes": 1}},
             )
             if touched.matched_count != len(ids):
                 raise _no_member()

@@ -15,7 +15,10 @@ from smriti_scale.cache.entry import Entry
 
 OVERHEAD = 900
 """Bytes that an entry takes beside its key and value: the object, its places in the dictionaries, a call's arguments.
-Measured: 1,000,000 entries, `tests/cache/test_memory.py`."""
+Measured by `tests/cache/test_memory.py`, as the next."""
+
+TAG_OVERHEAD = 200
+"""Bytes that a tag of an entry takes beside its text: its place in the index, half of one that no other entry has."""
 
 _MAX_CHANCES = 64  # so that one insertion never walks the whole tier
 
@@ -74,6 +77,7 @@ class MemoryStore:
         """Keep an entry in place of the key's earlier one; False when it is larger than the whole tier."""
         self.drop(entry.key)
         entry.size = OVERHEAD + sys.getsizeof(entry.key) + value_bytes
+        entry.size += sum(TAG_OVERHEAD + sys.getsizeof(tag) for tag in entry.tags)
         if self._max_entries < 1 or entry.size > self._max_bytes:
             return False
         while len(self._entries) >= self._max_entries:

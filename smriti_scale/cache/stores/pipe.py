@@ -172,7 +172,7 @@ class Pipe:
         try:
             async with asyncio.timeout(self._connect_timeout):
                 connection = await self._link.connection()
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call]
             sent = self._sent = deque()
             reader = self._loop.create_task(self._read(connection, sent), name="smriti_scale.cache redis answers")
             reader.add_done_callback(lambda _: self._start() if self._runner is me else None)

@@ -25,13 +25,11 @@ from redis.asyncio import RedisCluster
 from redis.exceptions import NoScriptError, RedisError
 
 from smriti_scale.breaker import CircuitBreaker
+from smriti_scale.cache.keys import EVERYTHING
 from smriti_scale.cache.stores.cluster import ClusterPipe
 from smriti_scale.cache.stores.pipe import Arg, Pipe, Transport
 from smriti_scale.events import Events
 from smriti_scale.redis_link import REDIS_FAILURES, RedisLink, RedisScript
-
-EVERYTHING = "*"
-"""The tag that every entry has: its version changes when the cache is cleared."""
 
 _PING_TIMEOUT = 2.0
 _TAG_LIFETIME = 7 * 86_400.0
@@ -120,7 +118,9 @@ class RedisStore:
 
     # --- reading
 
-    async def read(self, keys: Sequence[str], tags: Sequence[str]) -> tuple[list[bytes | None], dict[str, bytes | None]]:
+    async def read(
+        self, keys: Sequence[str], tags: Sequence[str]
+    ) -> tuple[list[bytes | None], dict[str, bytes | None]]:
         """The entries of some keys and the versions of some tags (and of everything), in one round trip."""
         names = [self._key("e", key) for key in keys]
         names.append(self._everything)
@@ -205,6 +205,14 @@ class RedisStore:
     async def connect(self) -> None:
         """Ask Redis whether it answers, with more patience than a command has."""
         await self._transport.connect(timeout=_PING_TIMEOUT)
+
+    async def answers(self) -> bool:
+        """Whether Redis answers now, within a command's deadline."""
+        try:
+            await self._send("PING")
+        except RedisUnavailable:
+            return False
+        return True
 
     async def aclose(self) -> None:
         """Close the connection."""

@@ -103,7 +103,7 @@ async def app(smriti_app: FastAPI, mongo_database_name: str) -> AsyncIterator[Fa
     """The service, running for one test."""
     async with smriti_app.router.lifespan_context(smriti_app):
         yield smriti_app
-        await smriti_app.state.scale.cache.clear()
+        await smriti_app.state.services.scale.cache.clear()
 
 
 @pytest.fixture
