@@ -115,7 +115,7 @@ class CursorCodec:
         *,
         sort: SortKeys = (),
         filter: Mapping[str, Any] | None = None,
-        scope: str | None = None,
+        scope: Any = None,
         collection: str = "",
         options: CodecOptions[Any] | None = None,
     ) -> Binding:
@@ -127,10 +127,15 @@ class CursorCodec:
             scope: whom the list is for, such as the user's id; None when it is for everyone.
             collection: the collection's name.
             options: the BSON options that values are read with; the collection's.
+
+        Raises:
+            ConfigurationError: the scope is not text.
         """
         options = options or _DEFAULT_OPTIONS
         ordering, order_hint = self._ordering(collection, sort)
         chosen = _canonical(filter, options) if filter else b""
+        if scope is not None and not isinstance(scope, str):
+            raise ConfigurationError(f"scope={scope!r} must be text, such as str(user_id)")
         whose = b"" if scope is None else b"\x01" + scope.encode("utf-8", "surrogatepass")
         parts = (ordering, chosen, whose)
         # With the lengths of all but the last, no two different lists give the same bytes.
