@@ -203,7 +203,14 @@ class _Responder:
         if status == 304:
             await self._pass(self._not_modified(message, headers, fields))
             return
-        if fields.get(b"content-encoding", b"").strip().lower() == b"identity":
+        if b"content-encoding" not in fields:
+            length = self._length()
+            if length is not None and length < middleware._minimum_size and self._choice.identity_allowed:
+                # Most answers are small: they are gone before anything else is looked at.
+                self._next = self._send
+                await self._send(message)
+                return
+        elif fields[b"content-encoding"].strip().lower() == b"identity":
             kept = [(name, value) for name, value in headers if name.lower() != b"content-encoding"]
             await self._pass({**message, "headers": kept})
             return
@@ -215,7 +222,7 @@ class _Responder:
         ):
             await self._pass(message)
         elif self._scope["method"] == "HEAD":
-            await self._pass({**message, "headers": with_vary(headers, fields)} if self._is_large(fields) else message)
+            await self._pass({**message, "headers": with_vary(headers, fields)})
         elif media_type == "text/event-stream":
             await self._start_event_stream(message)
         else:
@@ -320,10 +327,6 @@ class _Responder:
     def _length(self) -> int | None:
         length = self._fields.get(b"content-length", b"")
         return int(length) if length.isdigit() and len(length) < 20 else None
-
-    def _is_large(self, fields: dict[bytes, bytes]) -> bool:
-        length = self._length()
-        return length is None or length >= self._middleware._minimum_size
 
 
 class CompressionOptions(TypedDict, total=False):
