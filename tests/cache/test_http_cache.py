@@ -653,6 +653,40 @@ async def test_a_plain_asgi_application_is_kept_by_what_it_says(clock: ManualClo
     assert calls == 2
 
 
+async def test_wrapped_around_an_application_it_knows_the_routes_too(clock: ManualClock) -> None:
+    api = FastAPI()
+    calls: list[str] = []
+
+    @api.get("/posts/{post_id}")
+    @http_cache(max_age=60, tags=["post:{post_id}"])
+    async def post(post_id: str) -> str:
+        calls.append(post_id)
+        return LARGE
+
+    async with Cache(namespace="wrapped", clock=clock) as cache:
+        app = HTTPCacheMiddleware(CompressionMiddleware(api), cache)
+        for _ in range(2):
+            answer = await ask(app, "/posts/1", headers={"accept-encoding": "br"})
+        await cache.invalidate_tags("post:1")
+        await ask(app, "/posts/1", headers={"accept-encoding": "br"})
+    assert answer.headers["content-encoding"] == "br"
+    assert calls == ["1", "1"]
+
+
+async def test_tags_that_lack_their_parameter_keep_an_answer_from_being_kept(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    @site.get("/", max_age=60, tags=["user:{user_id}"])
+    async def home() -> str:
+        site.calls.append("home")
+        return "x"
+
+    for _ in range(2):
+        await site.ask("/")
+    assert len(site.calls) == 2
+    assert "path lacks" in caplog.text
+
+
 async def test_without_a_cache_headers_and_conditions_work_and_nothing_is_kept() -> None:
     api = FastAPI()
     api.add_middleware(HTTPCacheMiddleware)

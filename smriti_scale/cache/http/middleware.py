@@ -7,6 +7,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
 from cachetools import LRUCache
 from starlette.requests import HTTPConnection
@@ -114,11 +115,15 @@ class HTTPCacheMiddleware:
         self._tag_headers = tuple(tag_headers)
         self._status_header = status_header
         self._events = events if events is not None else Events()
+        self._routed = _routed_app(app)
         self._functions: dict[CachePolicy, CachedFunction[[str, Capture], StoredResponse]] = {}
         self._learned: LRUCache[object, CachePolicy] = LRUCache(10_000)
         self._learned_vary: LRUCache[object, tuple[str, ...]] = LRUCache(10_000)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._routed is not None:
+            # Wrapped around an application, in place of added to it: routes are looked up before it is called.
+            scope.setdefault("app", self._routed)
         if scope["type"] != "http":
             await self.app(scope, receive, send)
         elif scope["method"] in ("GET", "HEAD"):
@@ -384,6 +389,13 @@ class _Request:
         self.authenticated = authenticated
         self.template = template
         self.identity: str | None = None
+
+
+def _routed_app(app: Any) -> Any:
+    """The Starlette application that this one is or wraps."""
+    while app is not None and not hasattr(app, "routes"):
+        app = getattr(app, "app", None)
+    return app if hasattr(app, "state") else None
 
 
 def add_tags(request: HTTPConnection, *tags: str) -> None:
