@@ -156,6 +156,8 @@ class CDNPurge:
         gather: seconds in which tags are gathered into one request.
         timeout: seconds for each request.
         attempts: how often a request is tried; waits between them grow from 0.2 s, with jitter.
+        again_after: seconds after which each key is purged once more: an answer that the application began before the
+            write may reach the CDN after the first purge. As long as your slowest answer takes; None for once.
         max_queued: keys kept while the CDN is down; beyond it the newest are refused, with an event.
         drain_timeout: seconds that `aclose` waits for the queue.
         events: told of purges and of failures.
@@ -173,6 +175,7 @@ class CDNPurge:
         gather: float = 0.05,
         timeout: float = 10.0,
         attempts: int = 5,
+        again_after: float | None = None,
         max_queued: int = 10_000,
         drain_timeout: float = 10.0,
         events: Events | None = None,
@@ -185,6 +188,8 @@ class CDNPurge:
         self._gather = gather
         self._timeout = timeout
         self._attempts = attempts
+        self._again_after = again_after
+        self._again: dict[asyncio.TimerHandle, list[str]] = {}
         self._max_queued = max_queued
         self._drain_timeout = drain_timeout
         self._events = events if events is not None else Events()
@@ -200,12 +205,21 @@ class CDNPurge:
 
     def purge(self, tags: Iterable[str]) -> None:
         """Queue tags; returns at once. Invalidations of the cache come here by themselves."""
+        keys = [surrogate_key(tag) for tag in tags]
+        self._queue(keys)
+        if self._again_after is not None and keys and not self._closed:
+            loop = asyncio.get_running_loop()
+            handle: asyncio.TimerHandle = loop.call_later(
+                self._again_after, lambda: self._queue(self._again.pop(handle))
+            )
+            self._again[handle] = keys
+
+    def _queue(self, keys: Sequence[str]) -> None:
         if self._closed:
             _log.warning("a tag was invalidated after the CDN purge was closed; the CDN keeps its copy")
             return
         refused = 0
-        for tag in tags:
-            key = surrogate_key(tag)
+        for key in keys:
             if key in self._queued or len(self._queued) < self._max_queued:
                 self._queued[key] = None
             else:
@@ -222,8 +236,12 @@ class CDNPurge:
 
     async def aclose(self) -> None:
         """Send what is queued, for `drain_timeout` seconds at most, then let go of the connections."""
-        self._closed = True
         self._unsubscribe()
+        for handle, keys in self._again.items():
+            handle.cancel()
+            self._queue(keys)
+        self._again.clear()
+        self._closed = True
         try:
             async with asyncio.timeout(self._drain_timeout):
                 await self.drain()
