@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from smriti_scale.cache import Cache, HTTPCacheMiddleware, http_cache
@@ -390,6 +391,36 @@ async def test_a_header_that_the_answer_varies_by_becomes_part_of_the_key(site: 
             assert answer.body == f'"{language}{device}"'.encode()
             assert {"x-device", "accept-language"} <= set(answer.headers["vary"].lower().split(", "))
     assert len(site.calls) == 4, "one more than variants: the first answer taught that X-Device counts"
+
+
+async def test_an_answer_made_without_an_origin_is_not_given_to_a_page_of_another(site: Site) -> None:
+    # Inside of the cache, as when it is added first.
+    inner = FastAPI()
+    inner.add_middleware(CORSMiddleware, allow_origins=["https://app.example"])
+
+    @inner.get("/")
+    @http_cache(max_age=60)
+    async def home() -> str:
+        return "x"
+
+    app = HTTPCacheMiddleware(inner, site.cache)
+    for _ in range(2):
+        assert "access-control-allow-origin" not in (await ask(app)).headers
+        answer = await ask(app, headers={"origin": "https://app.example"})
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+        assert "access-control-allow-origin" not in (await ask(app, headers={"origin": "https://evil.example"})).headers
+
+
+async def test_static_files_are_not_copied_into_the_cache(site: Site) -> None:
+    @site.api.get("/app.css")
+    async def css(response: Response) -> str:
+        site.calls.append("css")
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        return "x"
+
+    for _ in range(3):
+        await site.ask("/app.css")
+    assert len(site.calls) == 3
 
 
 async def test_vary_star_is_never_kept(site: Site) -> None:

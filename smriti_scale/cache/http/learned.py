@@ -29,6 +29,8 @@ class Learned:
         if place in self._policies or not says_public(outgoing):
             return
         directives = _directives(outgoing)
+        if "immutable" in directives:
+            return  # a static file: reading it costs no more than its copy, and copies would crowd out what does
         self._policies[place] = CachePolicy(
             stale_while_revalidate=seconds_of(directives, "stale-while-revalidate") or 0,
             stale_if_error=seconds_of(directives, "stale-if-error") or 0,

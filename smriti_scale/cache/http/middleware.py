@@ -166,7 +166,9 @@ class HTTPCacheMiddleware:
         assert self._cache is not None and request.policy is not None  # noqa: S101, PT018 - for the type checker
         function = self._function(request.policy)
         vary = (*request.policy.vary, *self._learned.vary(request.place))
-        fields = sorted({name.lower() for name in vary} - {"accept-encoding"})
+        # Origin always: a CORS middleware further in says nothing of it to those who sent none, and whoever sends one
+        # would get their answer, which their browser then keeps from them.
+        fields = sorted({"origin", *(name.lower() for name in vary)} - {"accept-encoding"})
         key = response_key(request.scope, request.asked, vary=fields, identity=request.identity)
         capture = Capture(
             self.app,
