@@ -19,9 +19,8 @@ Join = Callable[..., Any]
 
 def old(username: str, **fields: Any) -> dict[str, Any]:
     hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
-    return {
-        "_id": ObjectId(), "username": username, "hashed_password": hashed, "created_at": datetime(2020, 1, 1), **fields,
-    }  # fmt: skip
+    created_at = datetime(2020, 1, 1)
+    return {"_id": ObjectId(), "username": username, "hashed_password": hashed, "created_at": created_at, **fields}
 
 
 async def test_old_accounts_get_their_keys_and_colliding_ones_are_reported_and_keep_working(
