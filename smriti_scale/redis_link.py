@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import AbstractConnection as Connection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
@@ -118,6 +119,23 @@ class RedisLink:
             raise ConfigurationError("a dedicated connection to a cluster is opened per node")
         return opened
 
+    async def connection(self) -> Connection:
+        """One connection outside the pool, not yet connected: for pub/sub or pipelining of the caller's own.
+
+        To the single server, the primary that the sentinels name, or any node of a cluster. It does not reconnect by
+        itself, so a gap cannot pass unnoticed. The caller disconnects it.
+        """
+        client = self.client
+        if isinstance(client, RedisCluster):
+            await client.initialize()
+            node = client.get_random_node()
+            kwargs = {**node.connection_kwargs, "host": node.host, "port": node.port}
+            made = node.connection_class(**kwargs)
+        else:
+            made = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        made.retry = Retry(NoBackoff(), 0)
+        return made
+
     def _open(self) -> RedisClient:
         parts = urlsplit(self._url)
         common: dict[str, Any] = {
@@ -158,20 +176,20 @@ class RedisLink:
 class RedisScript:
     """A Lua script, sent by its hash and loaded when the server does not know it (first use, restart, failover)."""
 
-    __slots__ = ("_sha", "_source")
+    __slots__ = ("sha", "source")
 
     def __init__(self, source: str) -> None:
-        self._source = source
-        self._sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        self.source = source
+        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
     async def run(
         self, client: RedisClient, keys: Sequence[str | bytes], args: Sequence[str | bytes | int | float] = ()
     ) -> Any:
         """One EVALSHA; on NOSCRIPT one EVAL, which also loads it."""
         try:
-            return await client.evalsha(self._sha, len(keys), *keys, *args)
+            return await client.evalsha(self.sha, len(keys), *keys, *args)
         except NoScriptError:
-            return await client.eval(self._source, len(keys), *keys, *args)
+            return await client.eval(self.source, len(keys), *keys, *args)
 
 
 def redacted(url: str) -> str:

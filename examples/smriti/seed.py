@@ -11,11 +11,11 @@ from typing import Any
 
 from bson import ObjectId
 from rich.progress import Progress
-from smriti_scale.mongo import MongoClients
 
 from examples.smriti.auth.accounts import now
 from examples.smriti.indexes import INDEXES
 from examples.smriti.settings import SmritiSettings
+from smriti_scale.mongo import MongoClients
 
 _THOUGHTS = (
     "Walked to the river before work; the light was already there.",

@@ -12,10 +12,11 @@ _LIBRARY = re.compile(r"error while loading shared libraries: (\S+?): cannot ope
 _VERSION = re.compile(
     r"UPGRADE PROBLEM|invalid featureCompatibilityVersion|unsupported WiredTiger file version|"
     r"WiredTiger version incompatible|requires a newer version|not compatible with the current version|"
-    r"Can't handle RDB format version|Can't handle the AOF base|Unknown RDB encoding|Wrong signature",
+    r"Can't handle RDB format version",
     re.IGNORECASE,
 )
 _TAKEN = re.compile(r"Address already in use|bind: Address", re.IGNORECASE)
+_REDIS_LINE = re.compile(r"^\d+:[A-Z] \d+ \w+ \d+ [\d:.]+ (?P<level>[.*#-]) (?P<text>.*)")
 _MONGOD_ADDRESS_IN_USE, _MONGOD_NEEDS_DOWNGRADE = 48, 62
 
 _DEBIAN_PACKAGES = {
@@ -64,20 +65,25 @@ def diagnose(name: str, returncode: int | None, output: str, *, log: Path) -> Lo
 
 
 def telling_lines(output: str, *, count: int = 6) -> list[str]:
-    """The last lines that tell something: mongod's JSON log as plain text, its routine shutdown lines left out."""
-    lines = [plain for line in output.splitlines() if (plain := _plain(line))]
-    return lines[-count:]
+    """The last lines that tell something, as plain text: of mongod's JSON log the errors, of Redis's the warnings;
+    whatever else there is when they hold none.
+    """
+    lines = output.splitlines()
+    told = list(dict.fromkeys(plain for line in lines if (plain := _plain(line))))
+    return (told or [line.strip() for line in lines if line.strip()])[-count:]
 
 
 def _plain(line: str) -> str:
+    if routine := _REDIS_LINE.match(line):
+        return routine["text"] if routine["level"] == "#" and "WARNING" not in routine["text"] else ""
     try:
         entry = json.loads(line)
     except ValueError:
         return line.strip()
-    if not isinstance(entry, dict) or entry.get("s") not in ("E", "F", "W"):
+    if not isinstance(entry, dict) or entry.get("s") not in ("E", "F"):
         return ""
     attributes = entry.get("attr") or {}
-    detail = attributes.get("error") or attributes.get("reason") or attributes.get("message") or ""
+    detail = attributes.get("message") or attributes.get("error") or attributes.get("reason") or ""
     if isinstance(detail, dict):
         detail = detail.get("msg") or detail.get("errmsg") or json.dumps(detail)
     return f"{entry.get('msg', '')}{f': {detail}' if detail else ''}".strip()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -12,7 +14,7 @@ from smriti_scale.local import replica_set
 from smriti_scale.local.binaries import find_mongod
 from smriti_scale.local.folder import DataFolder
 from smriti_scale.local.lifetime import run_blocking
-from smriti_scale.local.ports import HOST
+from smriti_scale.local.ports import HOST, choose_ports, remember_ports
 from smriti_scale.local.process import ServerProcess, stop_all
 
 ENVIRONMENT_VARIABLE = "SMRITI_MONGODB_URI"
@@ -46,7 +48,7 @@ class Member:
 
     async def role(self) -> replica_set.Role:
         """What the node says it is now; `"other"` while it starts, recovers, or does not answer."""
-        return await asyncio.to_thread(replica_set.role, self.uri)
+        return await asyncio.to_thread(replica_set.role, self.host, self.port, self.uri)
 
     def _own(self) -> ServerProcess:
         if self._process is None:
@@ -103,6 +105,7 @@ class LocalMongo:
         self._folder: DataFolder | None = None
         self._members: tuple[Member, ...] = ()
         self._uri: str | None = None
+        self._interrupted = threading.Event()
 
     @property
     def uri(self) -> str:
@@ -110,6 +113,11 @@ class LocalMongo:
         if self._uri is None:
             raise LocalServerError("the MongoDB server is not running: enter its context first")
         return self._uri
+
+    @property
+    def data_dir(self) -> Path | None:
+        """Where the data and the logs are; None when the server was given or is not running."""
+        return self._folder.path if self._folder else None
 
     @property
     def owned(self) -> bool:
@@ -122,7 +130,7 @@ class LocalMongo:
         return self._members
 
     async def __aenter__(self) -> Self:
-        await run_blocking(self.start, undo=self.stop)
+        await run_blocking(self.start, interrupt=self._interrupted.set, undo=self.stop)
         return self
 
     async def __aexit__(
@@ -138,6 +146,7 @@ class LocalMongo:
         """
         if self._uri is not None:
             raise LocalServerError("this LocalMongo is already running")
+        self._interrupted.clear()
         if self._given:
             self._members = _given_members(self._given, self._startup_timeout)
             self._uri = self._given
@@ -146,7 +155,7 @@ class LocalMongo:
         self._folder = DataFolder(self._data_dir)
         try:
             for attempt in range(_ATTEMPTS):
-                ports = replica_set.choose_ports(self._folder.path, self._replicas, first=self._asked_port)
+                ports = choose_ports(self._folder.path, self._replicas, first=self._asked_port)
                 try:
                     self._launch(binary, ports, self._folder)
                 except PortTaken:  # between the look at the port and the bind, another process was quicker
@@ -169,8 +178,17 @@ class LocalMongo:
             self._folder = None
         self._members = ()
 
+    def check(self) -> None:
+        """
+        Raises:
+            LocalServerError: a node that this object runs has died; the message says why.
+        """
+        for process in self._processes():
+            process.require_alive()
+
     async def ready(self) -> None:
-        """Wait until a majority has taken a write and every node that runs has joined; after a fault.
+        """Wait until a majority has taken a write and every node that runs has joined; after a fault. Of a given server
+        no more is asked than an answer.
 
         Raises:
             LocalServerError: not within the start-up timeout.
@@ -230,24 +248,31 @@ class LocalMongo:
         self._members = tuple(members)
         for member, process in zip(members, self._processes(), strict=True):
             process.spawn(member._command)
-        deadline = replica_set.Deadline(self._startup_timeout, self._require_alive)
+        deadline = replica_set.Deadline(self._startup_timeout, self._require_progress)
+        replica_set.await_listening({member.port: member.pid for member in members}, deadline)
+        remember_ports(folder.path, ports)
         replica_set.initiate(ports, deadline)
         replica_set.await_ready(ports, deadline)
-        replica_set.remember_ports(folder.path, ports)
 
     def _restart(self, member: Member) -> None:
         process = member._own()
         process.stop()
         process.spawn(member._command)
-        replica_set.await_joined(member.port, replica_set.Deadline(self._startup_timeout, process.require_alive))
+        deadline = replica_set.Deadline(self._startup_timeout, process.require_alive)
+        replica_set.await_listening({member.port: process.pid}, deadline)
+        replica_set.await_joined(member.port, deadline)
 
     def _await_ready(self) -> None:
+        if not self.owned:
+            _given_members(self.uri, self._startup_timeout)
+            return
         running = [member.port for member in self._members if member.pid is not None]
         replica_set.await_ready(running, replica_set.Deadline(self._startup_timeout))
 
-    def _require_alive(self) -> None:
-        for process in self._processes():
-            process.require_alive()
+    def _require_progress(self) -> None:
+        if self._interrupted.is_set():
+            raise LocalServerError("the start was interrupted")
+        self.check()
 
 
 def _given_members(uri: str, timeout: float) -> tuple[Member, ...]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -13,7 +16,7 @@ from smriti_scale.errors import LocalServerError, PortTaken
 from smriti_scale.local.binaries import find_redis_server
 from smriti_scale.local.folder import DataFolder
 from smriti_scale.local.lifetime import run_blocking
-from smriti_scale.local.ports import HOST, free_ports, require_free
+from smriti_scale.local.ports import HOST, choose_ports, remember_ports
 from smriti_scale.local.process import ServerProcess
 
 ENVIRONMENT_VARIABLE = "SMRITI_REDIS_URL"
@@ -58,6 +61,7 @@ class LocalRedis:
         self._process: ServerProcess | None = None
         self._command: list[str] = []
         self._uri: str | None = None
+        self._interrupted = threading.Event()
 
     @property
     def uri(self) -> str:
@@ -65,6 +69,11 @@ class LocalRedis:
         if self._uri is None:
             raise LocalServerError("the Redis server is not running: enter its context first")
         return self._uri
+
+    @property
+    def data_dir(self) -> Path | None:
+        """Where the data and the logs are; None when the server was given or is not running."""
+        return self._folder.path if self._folder else None
 
     @property
     def owned(self) -> bool:
@@ -87,7 +96,7 @@ class LocalRedis:
         return self._process.pid if self._process and self._process.alive() else None
 
     async def __aenter__(self) -> Self:
-        await run_blocking(self.start, undo=self.stop)
+        await run_blocking(self.start, interrupt=self._interrupted.set, undo=self.stop)
         return self
 
     async def __aexit__(
@@ -103,17 +112,16 @@ class LocalRedis:
         """
         if self._uri is not None:
             raise LocalServerError("this LocalRedis is already running")
+        self._interrupted.clear()
         if self._given:
             self._await_answer(urlsplit(self._given).hostname or HOST, urlsplit(self._given).port or 6379)
             self._uri = self._given
             return
         binary = find_redis_server(self._binary)
-        if self._asked_port is not None:
-            require_free([self._asked_port])
         self._folder = DataFolder(self._data_dir)
         try:
             for attempt in range(_ATTEMPTS):
-                port = self._asked_port or free_ports(1)[0]
+                [port] = choose_ports(self._folder.path, 1, first=self._asked_port)
                 self._process = ServerProcess("redis", self._folder)
                 self._command = _command(str(binary), port, self._folder)
                 try:
@@ -124,6 +132,7 @@ class LocalRedis:
                         raise
                 else:
                     break
+            remember_ports(self._folder.path, [port])
             self._uri = f"redis://{HOST}:{port}/0"
         except BaseException:
             self.stop()
@@ -138,6 +147,14 @@ class LocalRedis:
         if self._folder is not None:
             self._folder.release()
             self._folder = None
+
+    def check(self) -> None:
+        """
+        Raises:
+            LocalServerError: the server was started by this object and has died; the message says why.
+        """
+        if self._process is not None:
+            self._process.require_alive()
 
     async def kill(self) -> None:
         """SIGKILL: what was not in a snapshot is lost."""
@@ -174,26 +191,45 @@ class LocalRedis:
         return self._process
 
     def _await_answer(self, host: str, port: int) -> None:
-        """Ask PING, in the protocol's inline form, until the server says anything but that it is loading."""
+        """Wait until the server has loaded its data; our own must be the very process, and not a stranger's Redis that
+        was quicker to take the port.
+        """
         deadline = time.monotonic() + self._startup_timeout
         while True:
-            if self._process is not None:
-                self._process.require_alive()
-            try:
-                with socket.create_connection((host, port), timeout=1.0) as connection:
-                    connection.sendall(b"PING\r\n")
-                    if (answer := connection.recv(64)) and not answer.startswith(b"-LOADING"):
-                        return
-            except OSError:
-                pass
+            self.check()
+            if self._interrupted.is_set():
+                raise LocalServerError("the start was interrupted")
+            with suppress(OSError):
+                if self._process is None:
+                    _ask(host, port, b"PING")  # any answer will do: it may want a password first
+                    return
+                told = _ask(host, port, b"INFO")
+                if f"process_id:{self._process.pid}\r" in told and "loading:0\r" in told:
+                    return
             if time.monotonic() > deadline:
                 raise LocalServerError(f"the Redis at {host}:{port} did not answer within {self._startup_timeout:g} s")
             time.sleep(0.02)
+
+
+def _ask(host: str, port: int, question: bytes) -> str:
+    """One command in the protocol's inline form, and what comes back within its first 16 KB.
+
+    Raises:
+        OSError: no answer.
+    """
+    with socket.create_connection((host, port), timeout=1.0) as connection:
+        connection.sendall(question + b"\r\nQUIT\r\n")
+        told = b""
+        while len(told) < 16_384 and (more := connection.recv(16_384)):
+            told += more
+    if not told:
+        raise ConnectionResetError
+    return told.decode(errors="replace")
 
 
 def _command(binary: str, port: int, folder: DataFolder) -> list[str]:
     """The command line. Settings of the machine's own redis.conf are not read."""
     return [
         *(binary, "--port", str(port), "--bind", HOST, "--dir", str(folder.path), "--daemonize", "no"),
-        *("--save", "" if folder.temporary else "60 1", "--appendonly", "no", "--databases", "16"),
+        *("--save", *([""] if folder.temporary else ["60", "1"]), "--appendonly", "no", "--databases", "16"),
     ]

@@ -1,22 +1,38 @@
-"""The posts collection: writing, the public feed, one's own posts."""
+"""The posts collection: writing, and the lists one can read."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bson import ObjectId
+
+from examples.smriti.answers import ApiError, json_bytes
+from examples.smriti.auth.accounts import User, now
+from examples.smriti.background import Background
+from examples.smriti.lists import page_of
+from examples.smriti.posts.drafts import Draft, Form, checked
+from examples.smriti.posts.uploads import Files, Stored
+from examples.smriti.posts.views import post_view
 from smriti_scale.cache import Cache
 from smriti_scale.mongo import MongoClients
 from smriti_scale.pagination import CursorPaginator
 
-from examples.smriti.answers import ApiError, json_bytes
-from examples.smriti.auth.accounts import User, now
-from examples.smriti.posts.drafts import Draft
-from examples.smriti.posts.views import post_view
-
-NEWEST_FIRST = [("created_at", -1), ("_id", -1)]
 PUBLIC: dict[str, Any] = {"visibility": {"$in": ["public", None]}}  # None: posts from before there was a choice
-DEEPEST_SKIP = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class FeedPage:
+    """A page of the feed, for everybody.
+
+    Args:
+        body: the members `count` and `posts` of a JSON object.
+        next_cursor: of the page after it, for no reader in particular.
+    """
+
+    body: bytes
+    next_cursor: str | None
 
 
 class Posts:
@@ -24,24 +40,69 @@ class Posts:
 
     Args:
         mongo: clients for writing and reading.
-        cache: holds pages of the feed for a short time; every write that changes them drops them.
+        cache: holds pages of lists for a short time; every write that changes them drops them.
         paginator: newest first.
+        files: keeps what is posted along.
+        background: told of every new post.
     """
 
-    def __init__(self, mongo: MongoClients, cache: Cache, paginator: CursorPaginator) -> None:
+    def __init__(
+        self,
+        mongo: MongoClients,
+        cache: Cache,
+        paginator: CursorPaginator,
+        files: Files,
+        background: Background,
+    ) -> None:
+        self._files = files
+        self._background = background
         self._mongo = mongo
         self._cache = cache
         self._paginator = paginator
 
-        @cache.cached(ttl=30, key="feed:{user_id}:{skip}:{limit}:{cursor}", tags=["feed"])
-        async def feed(user_id: str, *, skip: int, limit: int, cursor: str | None) -> bytes:
-            page, next_cursor = await self._page(PUBLIC, skip=skip, limit=limit, cursor=cursor, scope=user_id)
-            return json_bytes({"count": len(page), "posts": page, "next_cursor": next_cursor})
+        # One page for all readers: the cursor inside is nobody's, and is made each reader's own when it is served.
+        @cache.cached(ttl=30, key="feed:{skip}:{limit}:{cursor}", tags=["posts"], stale=30)
+        async def feed_page(*, skip: int, limit: int, cursor: str | None) -> FeedPage:
+            page = await paginator.paginate(mongo.read.posts, PUBLIC, skip=skip, limit=limit, cursor=cursor)
+            posts = json_bytes([post_view(document) for document in page.items])
+            return FeedPage(b'"count":%d,"posts":%b' % (len(page.items), posts), page.next_cursor)
 
-        self.feed = feed
+        @cache.cached(ttl=60, key="post_count:{user_id}:{own}", tags=["posts_of:{user_id}"])
+        async def count_of(user_id: str, *, own: bool) -> int:
+            count: int = await mongo.read.posts.count_documents(_by(user_id, own=own))
+            return count
+
+        self._feed_page = feed_page
+        self.count_of = count_of
+
+    async def feed(self, reader: User, *, skip: int, limit: int, cursor: str | None) -> bytes:
+        """A page of the public feed, as JSON.
+
+        Raises:
+            ApiError: 400 when both `skip` and `cursor` are given.
+            InvalidCursor: the cursor was altered, or belongs to another list or reader.
+        """
+        posts = self._mongo.read.posts
+        if cursor is not None:
+            if skip:
+                raise ApiError(400, "cursor and skip exclude each other")
+            cursor = self._paginator.rescoped(cursor, posts, PUBLIC, scope=reader.id, to=None)
+        page = await self._feed_page(skip=skip, limit=limit, cursor=cursor)
+        following = page.next_cursor
+        if following is None:
+            return b'{%b,"next_cursor":null}' % page.body
+        following = self._paginator.rescoped(following, posts, PUBLIC, scope=None, to=reader.id)
+        return b'{%b,"next_cursor":"%b"}' % (page.body, following.encode())
 
     async def create(self, author: User, draft: Draft) -> dict[str, Any]:
-        """Store a post; its author's next read of any list shows it."""
+        """Store a post; its author's next read of any list shows it.
+
+        Raises:
+            ApiError: 403 when the author is not a member of every circle; 500 when a file cannot be stored.
+        """
+        if draft.upload is not None and draft.circle_ids:
+            await self._require_membership(author, draft.circle_ids)  # before the bytes travel
+        stored = await self._files.keep(draft.upload) if draft.upload else None
         document: dict[str, Any] = {
             "_id": ObjectId(),
             "content_type": draft.content_type,
@@ -50,11 +111,34 @@ class Posts:
             "link_url": draft.link_url,
             "author": {"user_id": author.id, "username": author.username},
             "created_at": now(),
-            "visibility": draft.visibility,
+            "visibility": "circles" if draft.circle_ids else "public",
         }
-        await self._mongo.write.posts.insert_one(document)
-        await self._cache.invalidate_tags("feed")
+        if stored is not None:
+            document |= _file_fields(draft.content_type, stored)
+        try:
+            if draft.circle_ids:
+                document["circle_ids"] = list(draft.circle_ids)
+                await self._insert_into_circles(author, document)
+            else:
+                await self._mongo.write.posts.insert_one(document)
+        except BaseException:
+            if stored is not None:
+                await self._files.discard(stored.public_id)
+            raise
+        await self._changed(author.id)
+        has_document = "document_public_id" in document
+        await self._background.post_created(str(document["_id"]), has_document=has_document)
         return post_view(document)
+
+    async def draft_for_circle(self, circle_id: str, form: Form) -> Draft:
+        """A draft for one circle; an id that is none is a circle one is not in.
+
+        Raises:
+            ApiError: 400 with the first problem; NOT_CIRCLE_MEMBER for a malformed id.
+        """
+        if not ObjectId.is_valid(circle_id):
+            raise _no_member()
+        return await checked(form)
 
     async def delete(self, user: User, post_id: str) -> None:
         """Delete one's own post.
@@ -63,33 +147,114 @@ class Posts:
             ApiError: 404 for an unknown or malformed id, 403 for somebody else's post.
         """
         posts = self._mongo.write.posts
-        found = await posts.find_one({"_id": ObjectId(post_id)}, {"author": 1}) if ObjectId.is_valid(post_id) else None
+        fields = {"author": 1, "image_public_id": 1, "document_public_id": 1}
+        found = await posts.find_one({"_id": ObjectId(post_id)}, fields) if ObjectId.is_valid(post_id) else None
         if found is None:
             raise ApiError(404, "There is no such post")
         if found["author"]["user_id"] != user.id:
             raise ApiError(403, "That post is somebody else's")
         await posts.delete_one({"_id": found["_id"], "author.user_id": user.id})
-        await self._cache.invalidate_tags("feed")
+        await self._changed(user.id)
+        await self._files.discard(found.get("image_public_id"), found.get("document_public_id"))
 
     async def own(self, user: User, *, skip: int, limit: int, cursor: str | None) -> dict[str, Any]:
-        posts, next_cursor = await self._page(
-            {"author.user_id": user.id}, skip=skip, limit=limit, cursor=cursor, scope=user.id
-        )
-        return {"posts": posts, "next_cursor": next_cursor}
+        """Everything the user wrote."""
+        found, next_cursor = await self._page(_by(user.id, own=True), user, skip=skip, limit=limit, cursor=cursor)
+        return {"posts": [post_view(document) for document in found], "next_cursor": next_cursor}
 
-    async def count_of(self, user_id: str) -> int:
-        """How many posts the user has written, of any visibility."""
-        count: int = await self._mongo.read.posts.count_documents({"author.user_id": user_id})
-        return count
+    async def of_user(
+        self, reader: User, author_id: str, *, skip: int, limit: int, cursor: str | None
+    ) -> dict[str, Any]:
+        """What the reader may see of an author's posts: all of one's own, the public ones of others."""
+        own = reader.id == author_id
+        found, next_cursor = await self._page(_by(author_id, own=own), reader, skip=skip, limit=limit, cursor=cursor)
+        return {
+            "posts": [post_view(document) for document in found],
+            "total": await self.count_of(author_id, own=own),
+            "skip": skip,
+            "limit": limit,
+            "next_cursor": next_cursor,
+        }
+
+    async def of_circle(
+        self, reader: User, circle_id: str, *, skip: int, limit: int, cursor: str | None
+    ) -> dict[str, Any]:
+        """A circle's feed, for its members.
+
+        Raises:
+            ApiError: NOT_CIRCLE_MEMBER, for unknown, malformed and other people's circles alike.
+        """
+        identifier = ObjectId(circle_id) if ObjectId.is_valid(circle_id) else None
+        circles = self._mongo.read.circles
+        if await circles.find_one({"_id": identifier, "members.user_id": reader.id}, {"_id": 1}) is None:
+            raise _no_member()
+        which = {"circle_ids": str(identifier)}
+        found, next_cursor = await self._page(which, reader, skip=skip, limit=limit, cursor=cursor)
+        names = await self._circle_names({name for document in found for name in document.get("circle_ids") or ()})
+        return {
+            "posts": [
+                post_view(document, [names.get(each, "A circle that is gone") for each in document["circle_ids"]])
+                for document in found
+            ],
+            "total": await self._mongo.read.posts.count_documents(which),
+            "skip": skip,
+            "limit": limit,
+            "next_cursor": next_cursor,
+        }
+
+    async def _require_membership(self, author: User, circle_ids: Sequence[str]) -> None:
+        which = {"_id": {"$in": [ObjectId(each) for each in circle_ids]}, "members.user_id": author.id}
+        if await self._mongo.write.circles.count_documents(which) != len(circle_ids):
+            raise _no_member()
+
+    async def _insert_into_circles(self, author: User, document: dict[str, Any]) -> None:
+        ids = [ObjectId(each) for each in document["circle_ids"]]
+
+        async def insert() -> None:
+            # A write, not a read, and one that always changes something: a vote that deletes one of the circles
+            # meanwhile conflicts with it, so that no post is left pointing at a circle that is gone.
+            touched = await self._mongo.write.circles.update_many(
+                {"_id": {"$in": ids}, "members.user_id": author.id},
+                {"$inc": {"post_changes": 1}},
+            )
+            if touched.matched_count != len(ids):
+                raise _no_member()
+            await self._mongo.write.posts.insert_one(document)
+
+        await self._mongo.transaction(insert)
 
     async def _page(
-        self, which: dict[str, Any], *, skip: int, limit: int, cursor: str | None, scope: str
+        self, which: dict[str, Any], reader: User, *, skip: int, limit: int, cursor: str | None
     ) -> tuple[list[dict[str, Any]], str | None]:
-        if cursor is not None and skip:
-            raise ApiError(400, "cursor and skip exclude each other")
-        posts = self._mongo.read.posts
-        if skip:
-            documents = await posts.find(which).sort(NEWEST_FIRST).skip(skip).limit(limit).to_list(limit)
-            return [post_view(document) for document in documents], None
-        page = await self._paginator.paginate(posts, which, limit=limit, cursor=cursor, scope=scope)
-        return [post_view(document) for document in page.items], page.next_cursor
+        return await page_of(
+            self._paginator, self._mongo.read.posts, which, skip=skip, limit=limit, cursor=cursor, scope=reader.id
+        )
+
+    async def _circle_names(self, circle_ids: set[str]) -> dict[str, str]:
+        if not circle_ids:
+            return {}
+        wanted: Sequence[ObjectId] = [ObjectId(each) for each in circle_ids if ObjectId.is_valid(each)]
+        found = await self._mongo.read.circles.find({"_id": {"$in": wanted}}, {"name": 1}).to_list(len(wanted))
+        return {str(circle["_id"]): circle["name"] for circle in found}
+
+    async def _changed(self, author_id: str) -> None:
+        await self._cache.invalidate_tags("posts", f"posts_of:{author_id}")
+
+
+def _by(user_id: str, *, own: bool) -> dict[str, Any]:
+    return {"author.user_id": user_id} if own else {"author.user_id": user_id, **PUBLIC}
+
+
+def _file_fields(content_type: str, stored: Stored) -> dict[str, Any]:
+    if content_type == "image":
+        return {"image_url": stored.url, "image_public_id": stored.public_id}
+    return {
+        "document_url": stored.url,
+        "document_public_id": stored.public_id,
+        "document_type": stored.extension,
+        "document_status": "pending",
+    }
+
+
+def _no_member() -> ApiError:
+    return ApiError(403, "You are not in that circle", code="NOT_CIRCLE_MEMBER")

@@ -82,9 +82,7 @@ def day_of(moment: datetime, *, timezone: str | None, location: dict[str, float]
     latitude, longitude = coordinates_of(timezone, location)
     here = moment.astimezone(zone).date()
     # Two days either way: coordinates need not lie in the zone.
-    rises = sorted(
-        _rise(latitude, longitude, here + timedelta(days=days), str(zone.key)) for days in range(-2, 3)
-    )
+    rises = sorted(_rise(latitude, longitude, here + timedelta(days=days), str(zone.key)) for days in range(-2, 3))
     began = max(rise for rise in rises if rise <= moment)
     ends = min(rise for rise in rises if rise > moment)
     return Day(began.astimezone(zone).date().isoformat(), began, ends)

@@ -1,0 +1,43 @@
+"""What every list takes: `skip` and `limit` as ever, or a `cursor`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import Query
+
+from examples.smriti.answers import ApiError
+from smriti_scale.pagination import CursorPaginator
+
+DEEPEST_SKIP = 1_000_000
+NEWEST_FIRST = [("created_at", -1), ("_id", -1)]
+
+Skip = Annotated[int, Query(ge=0, le=DEEPEST_SKIP)]
+Limit = Annotated[int, Query(ge=1, le=100)]
+Cursor = Annotated[str | None, Query(max_length=1_000)]
+
+
+async def page_of(
+    paginator: CursorPaginator,
+    collection: Any,
+    which: Mapping[str, Any],
+    *,
+    skip: int,
+    limit: int,
+    cursor: str | None,
+    scope: str,
+    projection: Mapping[str, Any] | None = None,
+) -> tuple[list[dict[str, Any]], str | None]:
+    """The documents of one page, and the cursor of the next (None on the last).
+
+    Raises:
+        ApiError: 400 when both `skip` and `cursor` are given.
+        InvalidCursor: the cursor was altered, or belongs to another list or user.
+    """
+    if cursor is not None and skip:
+        raise ApiError(400, "cursor and skip exclude each other")
+    page = await paginator.paginate(
+        collection, which, limit=limit, cursor=cursor, skip=skip, scope=scope, projection=projection
+    )
+    return page.items, page.next_cursor

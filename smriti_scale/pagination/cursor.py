@@ -1,0 +1,315 @@
+"""Cursors: a position in a list as signed, opaque, URL-safe text.
+
+A cursor holds the sort values of one row, as BSON, so that every type comes back exactly as it was. It is signed with
+HMAC-SHA256 (RFC 2104, cut to 128 bits), and what is signed includes the list it belongs to: collection, sort, filter
+and scope. The signature is compared in constant time before anything inside is read.
+
+Layout, before base64url without padding (RFC 4648, section 5):
+
+| bytes | what |
+| --- | --- |
+| 1 | version |
+| 1 | flags: backward, inclusive, ties, expiring |
+| 0 or 4 | when it expires, seconds since the epoch, big-endian |
+| 6 | hints, 16 bits each for sort, filter and scope: they only name the reason of a refusal |
+| n | the values, one BSON document |
+| 16 | the signature |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import Error as Base64Error
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import bson
+from bson.codec_options import CodecOptions
+from bson.errors import BSONError
+
+from smriti_scale.clock import SYSTEM_CLOCK, Clock
+from smriti_scale.errors import ConfigurationError, InvalidCursor
+
+Secret = str | bytes
+SortKeys = Sequence[tuple[str, int]]
+
+MAX_LENGTH = 8_000
+"""Longer text is refused unread, and longer cursors are never made: no URL carries them."""
+
+_VERSION = 1
+_BACKWARD, _INCLUSIVE, _TIES, _EXPIRES = 1, 2, 4, 8
+_MAC = 16
+_HINTS = 6
+_REASONS = ("sort", "filter", "scope")
+_DEFAULT_OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
+_PURPOSE_SIGN = b"smriti_scale.pagination cursor signature 1"
+_PURPOSE_HINT = b"smriti_scale.pagination cursor hint 1"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where in a list a page begins.
+
+    Args:
+        values: the sort values of the row at that place, one for each sort field.
+        backward: the page lies before the row instead of after it.
+        inclusive: the row itself belongs to the page.
+        ties: the page that made this cursor held one value of the first sort field only.
+    """
+
+    values: tuple[Any, ...]
+    backward: bool = False
+    inclusive: bool = False
+    ties: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What a cursor belongs to, as bytes: made by `CursorCodec.bind`."""
+
+    digest: bytes
+    parts: tuple[bytes, bytes, bytes]
+    hints: bytes
+    options: CodecOptions[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    sign: bytes
+    hint: bytes
+
+
+class CursorCodec:
+    """Makes and reads cursors.
+
+    Args:
+        secret: at least 16 bytes, kept on the server. Several rotate: the first signs, all are accepted.
+        expires: seconds a cursor lives; None for ever.
+        clock: where the time comes from.
+
+    Raises:
+        ConfigurationError: no secret, a short one, or a lifetime that is not positive.
+    """
+
+    __slots__ = ("_clock", "_expires", "_keys")
+
+    def __init__(
+        self, secret: Secret | Sequence[Secret], *, expires: float | None = None, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        secrets = [secret] if isinstance(secret, (str, bytes)) else list(secret)
+        if not secrets:
+            raise ConfigurationError("a cursor needs a secret: pass secret=..., at least 16 bytes")
+        if expires is not None and not expires > 0:
+            raise ConfigurationError(f"expires={expires!r} must be a positive number of seconds, or None")
+        self._keys = tuple(_derive(each) for each in secrets)
+        self._expires = expires
+        self._clock = clock
+
+    def bind(
+        self,
+        *,
+        sort: SortKeys = (),
+        filter: Mapping[str, Any] | None = None,
+        scope: str | None = None,
+        collection: str = "",
+        options: CodecOptions[Any] | None = None,
+    ) -> Binding:
+        """Say which list the cursors of one page belong to.
+
+        Args:
+            sort: the list's sort.
+            filter: the list's filter; the order of its keys and of the values of an `$in` does not matter.
+            scope: whom the list is for, such as the user's id; None when it is for everyone.
+            collection: the collection's name.
+            options: the BSON options that values are read with; the collection's.
+        """
+        options = options or _DEFAULT_OPTIONS
+        ordering = repr((collection, [(field, direction) for field, direction in sort])).encode()
+        chosen = _canonical(filter, options) if filter else b""
+        whose = b"" if scope is None else b"\x01" + scope.encode("utf-8", "surrogatepass")
+        parts = (ordering, chosen, whose)
+        sizes = b"".join([len(part).to_bytes(8, "big") for part in parts])
+        digest = hashlib.sha256(sizes + ordering + chosen + whose).digest()
+        return Binding(digest, parts, _hints(self._keys[0], parts), options)
+
+    def encode(self, position: Position | Sequence[Any], binding: Binding | None = None) -> str:
+        """The cursor for a position (or for the values of one, going forward).
+
+        Raises:
+            ConfigurationError: the values are so long that no URL would carry the cursor.
+        """
+        if not isinstance(position, Position):
+            position = Position(tuple(position))
+        binding = binding or self.bind()
+        keys = self._keys[0]
+        flags = (
+            (_BACKWARD if position.backward else 0)
+            | (_INCLUSIVE if position.inclusive else 0)
+            | (_TIES if position.ties else 0)
+        )
+        expiry = b""
+        if self._expires is not None:
+            flags |= _EXPIRES
+            expiry = min(int(self._clock.time() + self._expires), 0xFFFF_FFFF).to_bytes(4, "big")
+        values = {str(place): value for place, value in enumerate(position.values)}
+        body = b"".join(
+            (
+                bytes((_VERSION, flags)),
+                expiry,
+                binding.hints,
+                bson.encode(values, codec_options=binding.options),
+            )
+        )
+        token = urlsafe_b64encode(body + _sign(keys, body, binding)).rstrip(b"=").decode("ascii")
+        if len(token) > MAX_LENGTH:
+            raise ConfigurationError(
+                f"a cursor of {len(token)} characters fits no URL: the list is sorted by very long values; "
+                "sort by a shorter field"
+            )
+        return token
+
+    def decode(self, token: str, binding: Binding | None = None) -> Position:
+        """The position a cursor names.
+
+        Raises:
+            InvalidCursor: it is not a cursor of this codec and list. The reason is one of `malformed`, `version`,
+                `signature`, `sort`, `filter`, `scope` and `expired`.
+        """
+        binding = binding or self.bind()
+        raw = _unpack(token)
+        body, signature = raw[:-_MAC], raw[-_MAC:]
+        verified = False
+        for keys in self._keys:  # every key is tried, whichever fits: time tells nothing about which
+            verified |= hmac.compare_digest(_sign(keys, body, binding), signature)
+        if not verified:
+            raise InvalidCursor(self._why(body, binding))
+        if body[0] != _VERSION:
+            raise InvalidCursor("version")
+        flags, at = body[1], 2
+        if flags & _EXPIRES:
+            at = 6
+            if self._clock.time() >= int.from_bytes(body[2:6], "big"):
+                raise InvalidCursor("expired")
+        try:
+            values = bson.decode(body[at + _HINTS :], codec_options=binding.options)
+        except (BSONError, ValueError, OverflowError):
+            raise InvalidCursor("malformed") from None
+        return Position(
+            tuple(values.values()),
+            backward=bool(flags & _BACKWARD),
+            inclusive=bool(flags & _INCLUSIVE),
+            ties=bool(flags & _TIES),
+        )
+
+    def _why(self, body: bytes, binding: Binding) -> str:
+        """The likeliest reason for a signature that does not fit, by the unsigned hints: for logs, never for trust."""
+        if body[0] != _VERSION:
+            return "version"
+        at = 6 if body[1] & _EXPIRES else 2
+        given = body[at : at + _HINTS]
+        expected = [_hints(keys, binding.parts) for keys in self._keys]
+        if any(given == whole for whole in expected):
+            return "signature"
+        for whole in expected:
+            matches = [given[i : i + 2] == whole[i : i + 2] for i in range(0, _HINTS, 2)]
+            if any(matches):
+                return _REASONS[matches.index(False)]
+        return "signature"
+
+
+def encode_cursor(
+    values: Sequence[Any],
+    *,
+    secret: Secret | Sequence[Secret],
+    sort: SortKeys = (),
+    filter: Mapping[str, Any] | None = None,
+    scope: str | None = None,
+    expires: float | None = None,
+) -> str:
+    """Sign a row's sort values as a cursor, without a paginator.
+
+    Args:
+        values: BSON values, such as `[post["created_at"], post["_id"]]`.
+        secret: at least 16 bytes; see `CursorCodec`.
+        sort, filter, scope: the list the cursor belongs to; the same must be given to `decode_cursor`.
+        expires: seconds it lives; None for ever.
+
+    Raises:
+        ConfigurationError: the secret is too short, or the values are too long.
+    """
+    codec = CursorCodec(secret, expires=expires)
+    return codec.encode(values, codec.bind(sort=sort, filter=filter, scope=scope))
+
+
+def decode_cursor(
+    token: str,
+    *,
+    secret: Secret | Sequence[Secret],
+    sort: SortKeys = (),
+    filter: Mapping[str, Any] | None = None,
+    scope: str | None = None,
+) -> tuple[Any, ...]:
+    """The values inside a cursor that `encode_cursor` made for the same list. Datetimes come back aware, in UTC.
+
+    Raises:
+        InvalidCursor: altered, expired, or made for another list or scope.
+    """
+    codec = CursorCodec(secret)
+    return codec.decode(token, codec.bind(sort=sort, filter=filter, scope=scope)).values
+
+
+def _derive(secret: Secret) -> _Keys:
+    """One key for each purpose, so that a signature made elsewhere with the same secret is worth nothing here."""
+    raw = secret.encode() if isinstance(secret, str) else bytes(secret)
+    if len(raw) < 16:
+        raise ConfigurationError(
+            f"a cursor secret has {len(raw)} bytes; at least 16 are needed: "
+            "python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one"
+        )
+    return _Keys(hmac.digest(raw, _PURPOSE_SIGN, "sha256"), hmac.digest(raw, _PURPOSE_HINT, "sha256"))
+
+
+def _sign(keys: _Keys, body: bytes, binding: Binding) -> bytes:
+    return hmac.digest(keys.sign, binding.digest + body, "sha256")[:_MAC]
+
+
+def _hints(keys: _Keys, parts: tuple[bytes, ...]) -> bytes:
+    return b"".join([hashlib.blake2b(part, digest_size=2, key=keys.hint).digest() for part in parts])
+
+
+def _unpack(token: Any) -> bytes:
+    if not isinstance(token, str) or not 0 < len(token) <= MAX_LENGTH or not token.isascii():
+        raise InvalidCursor("malformed")
+    text = token.encode("ascii")
+    try:
+        raw = urlsafe_b64decode(text + b"=" * (-len(text) % 4))
+    except (Base64Error, ValueError):
+        raise InvalidCursor("malformed") from None
+    # Python skips foreign characters and spare bits; one cursor has one spelling here.
+    if urlsafe_b64encode(raw).rstrip(b"=") != text or len(raw) < 2 + 4 + _HINTS + _MAC:
+        raise InvalidCursor("malformed")
+    return raw
+
+
+def _canonical(filter: Mapping[str, Any], options: CodecOptions[Any]) -> bytes:
+    return bson.encode(_ordered(filter, options), codec_options=options)
+
+
+def _ordered(clause: Mapping[str, Any], options: CodecOptions[Any]) -> dict[str, Any]:
+    """A filter with the keys of its clauses sorted; the key order of a literal subdocument has meaning and stays."""
+    ordered: dict[str, Any] = {}
+    for key in sorted(clause):
+        value = clause[key]
+        if isinstance(value, Mapping):
+            if value and next(iter(value)).startswith("$"):
+                value = _ordered(value, options)
+        elif isinstance(value, (list, tuple)) and key.startswith("$"):
+            if key in ("$in", "$nin"):
+                value = sorted(value, key=lambda item: bson.encode({"": item}, codec_options=options))
+            elif key in ("$and", "$or", "$nor"):
+                value = [_ordered(item, options) if isinstance(item, Mapping) else item for item in value]
+        ordered[key] = value
+    return ordered

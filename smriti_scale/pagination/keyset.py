@@ -1,0 +1,206 @@
+"""Keyset logic, without I/O: a sort, an index that serves it, and the part of that index that holds one page.
+
+Two forms, both exact for every BSON type, null, missing and NaN:
+
+- **bounds**: `min` and `max` on the whole index key. The page is one contiguous range of the index.
+- **comparison**: an aggregation comparison, which orders values across types as an index does. One on the first sort
+  field bounds the scan, one on all fields drops the rows level with the position that lie before it. For where the
+  server refuses bounds, or where several ranges are merged.
+
+The usual `$or` of `$gt` is neither: query operators never cross from one BSON type to another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bson import MaxKey, MinKey, ObjectId
+
+from smriti_scale.errors import ConfigurationError
+from smriti_scale.pagination.filters import FilterReading
+
+_LEAST, _GREATEST = MinKey(), MaxKey()
+_MAX_FIELDS = 4
+_OID_LAST = (1 << 96) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class SortSpec:
+    """A total order: fields with directions, `_id` last.
+
+    Args:
+        keys: `(field, direction)`, the direction 1 or −1.
+        fields: the fields alone.
+    """
+
+    keys: tuple[tuple[str, int], ...]
+    fields: tuple[str, ...]
+
+    @classmethod
+    def of(cls, sort: Sequence[tuple[str, int]]) -> SortSpec:
+        """Check a sort of 1–4 fields and append `_id`, in the last field's direction, unless it is there.
+
+        Raises:
+            ConfigurationError: no field, too many, one twice, a direction that is not 1 or −1, or fields after `_id`.
+        """
+        given: Any = sort  # types are checked here too: a wrong sort shows as lost rows, not as an error
+        if isinstance(given, str) or not given:
+            raise ConfigurationError(f"sort={sort!r} must be a list such as [('created_at', -1), ('_id', -1)]")
+        keys: list[tuple[str, int]] = []
+        for key in given:
+            if not isinstance(key, (tuple, list)) or len(key) != 2:
+                raise ConfigurationError(f"sort key {key!r} must be a pair such as ('created_at', -1)")
+            name, direction = key
+            if not isinstance(name, str) or not name or name.startswith("$") or "" in name.split("."):
+                raise ConfigurationError(f"sort field {name!r} must be a field name")
+            if direction not in (1, -1) or isinstance(direction, bool):
+                raise ConfigurationError(f"sort direction of {name!r} is {direction!r}; it must be 1 or -1")
+            if any(name == other for other, _ in keys):
+                raise ConfigurationError(f"sort names {name!r} twice")
+            keys.append((name, int(direction)))
+        names = [name for name, _ in keys]
+        if "_id" not in names:
+            keys.append(("_id", keys[-1][1]))
+        elif names[-1] != "_id":
+            raise ConfigurationError(f"sort fields after _id never decide anything: {names[names.index('_id') + 1 :]}")
+        if len(keys) > _MAX_FIELDS + 1:
+            raise ConfigurationError(
+                f"sort has {len(keys) - 1} fields besides _id; at most {_MAX_FIELDS} are supported"
+            )
+        return cls(tuple(keys), tuple(name for name, _ in keys))
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {'ascending' if direction > 0 else 'descending'}" for name, direction in self.keys)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexPath:
+    """How an index serves a sort: some leading fields fixed by the filter, then the sort fields, then anything.
+
+    Args:
+        name: the index's name.
+        keys: all its fields, with directions.
+        prefix: the fields fixed by the filter.
+        ordered: the sort fields that follow, in the list's directions.
+        reverse: the index runs against the list.
+    """
+
+    name: str
+    keys: tuple[tuple[str, int], ...]
+    prefix: tuple[str, ...]
+    ordered: tuple[tuple[str, int], ...]
+    reverse: bool
+
+    def sort(self, *, backward: bool) -> list[tuple[str, int]]:
+        """The sort that makes the server walk this index in the right direction."""
+        return [(name, -direction if backward else direction) for name, direction in self.ordered]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """`min` and `max` of a find, in index order; `without` is the id of a row inside them that is not of the page."""
+
+    lower: dict[str, Any] | None
+    upper: dict[str, Any] | None
+    without: Any = None
+    drops: bool = False
+
+
+def page_bounds(
+    path: IndexPath,
+    fixed: Mapping[str, Any],
+    reading: FilterReading,
+    *,
+    anchor: Mapping[str, Any] | None,
+    backward: bool,
+) -> Bounds:
+    """The range of the index that holds the rows after `anchor` (before it, if `backward`).
+
+    Args:
+        path: the index.
+        fixed: the value of each prefix field.
+        reading: the filter, whose range on the first sort field narrows the end that the anchor leaves open.
+        anchor: the sort values of the row that was seen last; None for the first page.
+        backward: read against the list's order.
+    """
+    lower = _open_end(path, fixed, reading, at_start=True)
+    upper = _open_end(path, fixed, reading, at_start=False)
+    if anchor is None:
+        return Bounds(lower, upper)
+    here = {**{name: fixed[name] for name in path.prefix}, **{name: anchor[name] for name, _ in path.ordered}}
+    trailing = path.keys[len(here) :]
+    if backward != path.reverse:  # towards the index's start: `max` is exclusive, which is what is wanted
+        return Bounds(lower, here | {name: _extreme(direction, at_start=True) for name, direction in trailing})
+    last = path.keys[len(here) - 1]
+    beyond = _neighbour(here["_id"], last[1]) if last[0] == "_id" else None
+    if beyond is not None:
+        here["_id"] = beyond
+    here |= {name: _extreme(direction, at_start=True) for name, direction in trailing}
+    # `min` is inclusive: without a next id to begin at, the anchor itself is in range and is dropped by its id.
+    return Bounds(here, upper, without=anchor["_id"], drops=beyond is None)
+
+
+def comparison(
+    keys: Sequence[tuple[str, int]], values: Mapping[str, Any], *, backward: bool, inclusive: bool
+) -> list[dict[str, Any]]:
+    """Clauses for `$and` that keep the rows after a position in a list sorted by `keys`; no type is special.
+
+    Args:
+        keys: the sort, `(field, direction)`.
+        values: the position, one value for each field.
+        backward: keep the rows before it.
+        inclusive: keep the row at the position too.
+    """
+    tests: list[tuple[str, list[Any]]] = []
+    for name, direction in keys:
+        value = values[name]
+        # In an expression a missing field is less than null, in an index they are one.
+        field = {"$ifNull": [f"${name}", None]} if value is None else f"${name}"
+        tests.append(("$gt" if (direction > 0) != backward else "$lt", [field, {"$literal": value}]))
+    after, operand = tests[-1]
+    rest: dict[str, Any] = {f"{after}e" if inclusive else after: operand}
+    for after, operand in reversed(tests[1:-1]):
+        rest = {"$or": [{after: operand}, {"$and": [{"$eq": operand}, rest]}]}
+    after, operand = tests[0]
+    if len(tests) == 1:
+        return [{"$expr": rest}]
+    if values[keys[0][0]] is None and after == "$gt":
+        # No index serves `$ifNull`, and without it the missing would be lost. Next to nothing sorts before null.
+        return [{"$expr": {"$or": [{after: operand}, {"$and": [{"$eq": operand}, rest]}]}}]
+    bound = [f"${keys[0][0]}", operand[1]]
+    return [{"$expr": {f"{after}e": bound}}, {"$expr": {"$or": [{"$ne": operand}, rest]}}]
+
+
+def _open_end(
+    path: IndexPath, fixed: Mapping[str, Any], reading: FilterReading, *, at_start: bool
+) -> dict[str, Any] | None:
+    """The end of the range that no anchor sets: the filter's own range, or the end of the prefix."""
+    name, direction = path.keys[len(path.prefix)] if len(path.keys) > len(path.prefix) else ("", 1)
+    bound = (reading.lower if (direction > 0) == at_start else reading.upper).get(name)
+    rest = path.keys[len(path.prefix) + 1 :]
+    if bound is not None and not at_start and not bound.strict and not rest:
+        bound = None  # `max` is exclusive and no further field can lift it past the rows equal to the bound
+    if bound is None:
+        if not path.prefix:
+            return None
+        rest = path.keys[len(path.prefix) :]
+        return {f: fixed[f] for f in path.prefix} | {f: _extreme(d, at_start=at_start) for f, d in rest}
+    # Rows equal to the bound: begin before them when they count, after them when the range is strict.
+    at_first = (at_start and not bound.strict) or (not at_start and bound.strict)
+    return (
+        {f: fixed[f] for f in path.prefix} | {name: bound.value} | {f: _extreme(d, at_start=at_first) for f, d in rest}
+    )
+
+
+def _extreme(direction: int, *, at_start: bool) -> MinKey | MaxKey:
+    return _LEAST if (direction > 0) == at_start else _GREATEST
+
+
+def _neighbour(value: Any, direction: int) -> ObjectId | None:
+    """The ObjectId right after `value` in an index of that direction: nothing sorts between the two."""
+    if type(value) is not ObjectId:
+        return None
+    number = int.from_bytes(value.binary, "big") + direction
+    return ObjectId(number.to_bytes(12, "big")) if 0 <= number <= _OID_LAST else None

@@ -1,0 +1,251 @@
+"""One request from its limits to its decision: collect the checks, have them decided, report, and raise if refused."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any, Literal
+
+from starlette.requests import HTTPConnection
+
+from smriti_scale.errors import ConfigurationError
+from smriti_scale.events import Event, Events, LimitAllowed, LimitExceeded, LimitFellBack, LimitShadowExceeded
+from smriti_scale.ratelimit.compat import Checked
+from smriti_scale.ratelimit.engine import Engine
+from smriti_scale.ratelimit.exceeded import PLACEHOLDER, RateLimitExceeded, Reason
+from smriti_scale.ratelimit.headers import reported
+from smriti_scale.ratelimit.plans import Awaiting, LimitSource, Prepared, RoutePlan, collect, identity_of
+from smriti_scale.ratelimit.rules import Check, Decision
+from smriti_scale.routing import resolve_route
+
+KeyStyle = Literal["route", "endpoint", "url"]
+
+_log = logging.getLogger("smriti_scale.ratelimit")
+_REASONS: dict[str, Reason] = {"banned": "banned", "denied": "denied", "unavailable": "unavailable"}
+_HOLDER = "smriti_scale.ratelimit"
+_PASS = Decision(True, "allowed", (), (), 0)
+_UNPREPARED = Prepared([], scope="", prefix="never")
+
+
+class Holder:
+    """Carries the decision from where it is made out to the middleware, past code that copies the scope."""
+
+    __slots__ = ("decision",)
+
+    KEY = _HOLDER
+
+    def __init__(self) -> None:
+        self.decision: Decision | None = None
+
+
+class Enforcer:
+    """Checks requests against an engine.
+
+    Args:
+        engine: decides.
+        key_func: who the client is, for lists and bans.
+        application, defaults: limits beside those of decorated functions.
+        fallbacks: limits that replace all others while Redis fails.
+        filters: let a request pass while one is true.
+        key_style: what a limit without a scope of its own counts.
+        prefix: slowapi's key prefix.
+        swallow_errors: let a request pass when a key function or the like raises.
+        events: where events go.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        key_func: Callable[..., Any],
+        *,
+        application: list[LimitSource],
+        defaults: list[LimitSource],
+        fallbacks: list[LimitSource],
+        filters: list[Callable[..., bool]],
+        key_style: KeyStyle,
+        prefix: str,
+        swallow_errors: bool,
+        events: Events,
+    ) -> None:
+        self._engine = engine
+        self._key_func = key_func
+        self._key_takes_request = "request" in inspect.signature(key_func).parameters
+        self._application = application
+        self._defaults = defaults
+        self._fallbacks = fallbacks
+        self._filters = filters
+        self._key_style = key_style
+        self._prefix = prefix
+        self._swallow_errors = swallow_errors
+        self._events = events
+        self._prepared: dict[str, Prepared] = {}
+
+    @property
+    def guards_undecorated(self) -> bool:
+        """Whether routes without a decorator are checked at all."""
+        return bool(self._application or self._defaults or self._engine.needs_client())
+
+    def check_now(self, request: HTTPConnection, plan: RoutePlan) -> Decision | None:
+        """As `check`, where no I/O is needed; None where it is.
+
+        Raises:
+            RateLimitExceeded: refused.
+        """
+        if not self._engine.immediate:
+            return None
+        try:
+            checks, client, _ = self._collect(request, plan, "", {})
+        except Awaiting as waiting:
+            waiting.close()
+            return None
+        decision = self._engine.decide_now(checks, client) if checks or client is not None else _PASS
+        return self._settle(request, decision) if decision is not None else None
+
+    async def check(self, request: HTTPConnection, plan: RoutePlan | None, *, scope: str = "") -> Decision:
+        """Charge a request with its limits: a decorated function's plan, or the defaults for `scope`.
+
+        Raises:
+            RateLimitExceeded: refused.
+        """
+        keys: dict[Any, str] = {}
+        while True:
+            try:
+                checks, client, route = self._collect(request, plan, scope, keys)
+                break
+            except Awaiting as waiting:
+                keys[waiting.key_func] = await waiting.identity()
+        if not checks and client is None:
+            return self._settle(request, _PASS)
+        decision = self._engine.decide_now(checks, client)
+        if decision is None:
+            decision = await self._engine.decide(checks, client, self._replacing(request, route, keys))
+        return self._settle(request, decision)
+
+    def check_blocking(self, request: HTTPConnection, plan: RoutePlan | None, *, scope: str = "") -> Decision:
+        """As `check`, for code that cannot await.
+
+        Raises:
+            ConfigurationError: the key function is async.
+            RateLimitExceeded: refused.
+        """
+        keys: dict[Any, str] = {}
+        try:
+            checks, client, route = self._collect(request, plan, scope, keys)
+        except Awaiting as waiting:
+            waiting.close()
+            raise ConfigurationError(
+                f"the key function {waiting.key_func!r} is async: make the route `async def`"
+            ) from None
+        if not checks and client is None:
+            return self._settle(request, _PASS)
+        return self._settle(
+            request, self._engine.decide_blocking(checks, client, self._replacing(request, route, keys))
+        )
+
+    def scope_of(self, request: HTTPConnection, endpoint: object) -> str:
+        """What a default limit counts for a request, by the key style."""
+        if self._key_style == "url":
+            return str(request.scope["path"])
+        if self._key_style == "endpoint" and hasattr(endpoint, "__name__"):
+            return name_of(endpoint)
+        return resolve_route(request.scope).template
+
+    def _collect(
+        self, request: HTTPConnection, plan: RoutePlan | None, scope: str, keys: dict[Any, str]
+    ) -> tuple[list[Check], str | None, str]:
+        """The checks, the client where lists or bans need it, and what the route's limits count."""
+        try:
+            if self._filters and any(passes() for passes in self._filters):
+                return [], None, scope
+            prepared = plan.prepared if plan is not None else self._prepared.get(scope)
+            if prepared is None:
+                prepared = self._prepare(plan, scope)
+            if plan is not None:
+                scope = request.scope["path"] if self._key_style == "url" else plan.name
+            if prepared.usable:
+                checks = prepared.checks(request, keys)
+            else:
+                checks = collect(self._sources(plan), request, scope=scope, prefix=self._prefix, keys=keys)
+            client = None
+            if self._engine.needs_client():
+                client = keys.get(self._key_func)
+                if client is None:
+                    client = identity_of(self._key_func, request, takes_request=self._key_takes_request)
+        except Awaiting:
+            raise
+        except Exception:
+            if not self._swallow_errors:
+                raise
+            _log.exception("a rate limit could not be evaluated; the request passes")
+            return [], None, scope
+        return checks, client, scope
+
+    def _sources(self, plan: RoutePlan | None) -> list[LimitSource]:
+        sources = [*self._application, *(plan.sources if plan else ())]
+        if plan is None or not plan.overrides_defaults:
+            sources += self._defaults
+        return sources
+
+    def _prepare(self, plan: RoutePlan | None, scope: str) -> Prepared:
+        if self._key_style == "url":
+            return _UNPREPARED  # every URL would be prepared by itself
+        counted = plan.name if plan is not None else scope
+        prepared = Prepared(self._sources(plan), scope=counted, prefix=self._prefix)
+        if plan is not None:
+            plan.prepared = prepared
+        else:
+            self._prepared[scope] = prepared
+        return prepared
+
+    def _replacing(self, request: HTTPConnection, route: str, keys: dict[Any, str]) -> Callable[[], list[Check]] | None:
+        if not self._fallbacks:
+            return None
+        return lambda: collect(self._fallbacks, request, scope=route, prefix=self._prefix, keys=keys)
+
+    def _settle(self, request: HTTPConnection, decision: Decision) -> Decision:
+        """Leave the decision where headers and handlers find it, report it, and raise if it refuses."""
+        scope = request.scope
+        holder: Holder | None = scope.get(_HOLDER)
+        if holder is not None:
+            holder.decision = decision
+        told = reported(decision)
+        state = scope.get("state")
+        if state is None:
+            state = scope["state"] = {}
+        state["view_rate_limit"] = Checked.of(decision, told[0]) if told is not None else None
+        if self._events:
+            self._emit(request, decision)
+        if decision.allowed:
+            return decision
+        reason = _REASONS.get(decision.source, "limit")
+        check = decision.checks[decision.refused] if decision.refused is not None else None
+        check = check or next(iter(decision.checks), None)
+        _log.info("rate limit refused a request", extra={"limit": str(check.rule) if check else "", "reason": reason})
+        limit = check.limit if check is not None and check.limit is not None else PLACEHOLDER
+        raise RateLimitExceeded(limit, reason=reason, decision=decision)
+
+    def _emit(self, request: HTTPConnection, decision: Decision) -> None:
+        route = resolve_route(request.scope).template
+        if decision.source in ("fallback", "unavailable"):
+            for check in decision.checks:
+                self._events.emit(LimitFellBack(str(check.rule), route, self._engine.policy(check)))
+        if not decision.outcomes and not decision.allowed:
+            limit = str(decision.checks[0].rule) if decision.checks else ""
+            self._events.emit(LimitExceeded(limit, route, _REASONS.get(decision.source, "limit")))
+        for check, outcome in zip(decision.checks, decision.outcomes, strict=False):
+            limit, tier = str(check.rule), getattr(check.limit, "tier", "")
+            event: Event | None
+            if outcome.granted >= 0:
+                event = LimitAllowed(limit, route, tier) if decision.allowed else None
+            elif check.shadow:
+                event = LimitShadowExceeded(limit, route, tier)
+            else:
+                event = LimitExceeded(limit, route, "limit", tier)
+            if event is not None:
+                self._events.emit(event)
+
+
+def name_of(function: object) -> str:
+    """`module.name`, as slowapi names endpoints."""
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__name__', type(function).__name__)}"

@@ -1,0 +1,86 @@
+"""`RateLimitMiddleware`: limits for routes that declare none, and headers on every answer."""
+
+from __future__ import annotations
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection, Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from smriti_scale.errors import ConfigurationError
+from smriti_scale.ratelimit.enforcement import Holder
+from smriti_scale.ratelimit.exceeded import RateLimitExceeded
+from smriti_scale.ratelimit.limiter import RateLimiter
+from smriti_scale.ratelimit.plans import is_exempt, plan_of
+from smriti_scale.ratelimit.refusal import answer, refuse_websocket
+from smriti_scale.routing import resolve_route
+
+
+class RateLimitMiddleware:
+    """Enforces default and application limits on routes without a decorator, by route template.
+
+    Plain ASGI: streams pass untouched, WebSocket handshakes are refused before they are accepted, and mounted apps,
+    included routers and static files count like any route. Paths that no route serves share one allowance.
+
+    Args:
+        app: the application.
+        limiter: the limiter; `app.state.limiter` unless given.
+    """
+
+    def __init__(self, app: ASGIApp, limiter: RateLimiter | None = None) -> None:
+        self.app = app
+        self._limiter = limiter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or Holder.KEY in scope:
+            await self.app(scope, receive, send)
+            return
+        limiter = self._limiter or _limiter_of(scope)
+        if not limiter.active:
+            await self.app(scope, receive, send)
+            return
+        holder = scope[Holder.KEY] = Holder()
+
+        async def send_with_headers(message: Message) -> None:
+            decision = holder.decision
+            if decision is not None and message["type"] in ("http.response.start", "websocket.http.response.start"):
+                message.setdefault("headers", [])
+                limiter.write_headers(MutableHeaders(scope=message), decision)
+            await send(message)
+
+        if limiter.guards_undecorated:
+            request: HTTPConnection = (
+                Request(scope, receive) if scope["type"] == "http" else WebSocket(scope, receive, send_with_headers)
+            )
+            try:
+                await self._check(limiter, request)
+            except RateLimitExceeded as refusal:
+                if isinstance(request, WebSocket):
+                    await refuse_websocket(request, refusal)
+                else:
+                    response = await answer(request, refusal)
+                    await response(scope, receive, send_with_headers)
+                return
+        await self.app(scope, receive, send_with_headers)
+
+    @staticmethod
+    async def _check(limiter: RateLimiter, request: HTTPConnection) -> None:
+        scope = request.scope
+        endpoint = resolve_route(scope).endpoint
+        method = scope.get("method", "")
+        if is_exempt(endpoint, method):
+            return
+        plan = plan_of(endpoint, limiter, method)
+        if plan is None:
+            await limiter.check(request, None, scope=limiter.scope_of(request, endpoint))
+        elif plan.by_middleware:
+            await limiter.check(request, plan)
+
+
+def _limiter_of(scope: Scope) -> RateLimiter:
+    limiter = getattr(getattr(scope.get("app"), "state", None), "limiter", None)
+    if not isinstance(limiter, RateLimiter):
+        raise ConfigurationError(
+            "RateLimitMiddleware has no limiter: pass limiter=..., or call setup_rate_limiting(app, limiter)"
+        )
+    return limiter

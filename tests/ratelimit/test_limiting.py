@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, FastAPI, Request, WebSocket
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from smriti_scale.ratelimit import RateLimiter, RateLimitExceeded, client_address, setup_rate_limiting
+from tests.ratelimit.serving import client_of, handshake, statuses
+
+
+def limiter_for(storage: str, redis_url: str, redis_prefix: str, **options: Any) -> RateLimiter:
+    uri = redis_url if storage == "redis" else "memory://"
+    options.setdefault("redis_timeout", 5.0)
+    return RateLimiter(client_address(), storage_uri=uri, key_prefix=redis_prefix, **options)
+
+
+@pytest.mark.parametrize("storage", ["memory", "redis"])
+async def test_a_decorated_route_is_limited_and_another_client_is_not(
+    storage: str, redis_url: str, redis_prefix: str
+) -> None:
+    limiter = limiter_for(storage, redis_url, redis_prefix)
+    app = FastAPI()
+    setup_rate_limiting(app, limiter)
+
+    @app.get("/x/{item}")
+    @limiter.limit("3/minute")
+    async def x(request: Request, item: str) -> dict[str, str]:
+        return {"item": item}
+
+    @app.get("/sync")
+    @limiter.limit("3/minute")
+    def sync(request: Request) -> dict[str, str]:
+        return {}
+
+    assert await statuses(app, "/x/1", 4) == [200, 200, 200, 429]
+    assert await statuses(app, "/x/2", 1) == [429]
+    assert await statuses(app, "/x/1", 1, address="203.0.113.9") == [200]
+    assert await statuses(app, "/sync", 4) == [200, 200, 200, 429]
+    await limiter.aclose()
+
+
+@pytest.mark.parametrize("storage", ["memory", "redis"])
+async def test_defaults_reach_included_routers_by_template(storage: str, redis_url: str, redis_prefix: str) -> None:
+    limiter = limiter_for(storage, redis_url, redis_prefix, default_limits=["2/minute"], headers_enabled=True)
+    app = FastAPI()
+    router = APIRouter()
+
+    @router.get("/items/{item}")
+    async def item(item: str) -> dict[str, str]:
+        return {"item": item}
+
+    app.include_router(router, prefix="/api")
+    setup_rate_limiting(app, limiter)
+    async with client_of(app) as client:
+        answers = [await client.get(f"/api/items/{number}") for number in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert [answer.headers["x-ratelimit-remaining"] for answer in answers] == ["1", "0", "0"]
+    assert 1 <= int(answers[2].headers["retry-after"]) <= 60
+    assert answers[2].json() == {"error": "Rate limit exceeded: 2 per 1 minute"}
+    await limiter.aclose()
+
+
+async def test_the_applications_own_handler_answers_and_retry_after_is_there() -> None:
+    limiter = RateLimiter(client_address(), default_limits=["1/minute"])
+    app = Starlette(routes=[Route("/x", lambda request: PlainTextResponse("x"))])
+    setup_rate_limiting(app, limiter)
+
+    async def handler(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RateLimitExceeded)
+        return JSONResponse({"code": "RATE_LIMITED", "detail": error.detail}, status_code=429)
+
+    app.add_exception_handler(RateLimitExceeded, handler)
+    async with client_of(app) as client:
+        await client.get("/x")
+        answer = await client.get("/x")
+    assert answer.json() == {"code": "RATE_LIMITED", "detail": "1 per 1 minute"}
+    assert int(answer.headers["retry-after"]) in range(1, 61)
+
+
+async def test_websocket_handshakes_are_refused_before_they_are_accepted() -> None:
+    limiter = RateLimiter(client_address())
+    app = FastAPI()
+    setup_rate_limiting(app, limiter)
+
+    @app.websocket("/talk")
+    @limiter.limit("1/minute")
+    async def talk(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.close()
+
+    assert [message["type"] for message in await handshake(app, "/talk")] == ["websocket.accept", "websocket.close"]
+    assert await handshake(app, "/talk") == [
+        {"type": "websocket.close", "code": 1008, "reason": "Rate limit exceeded: 1 per 1 minute"}
+    ]
+    start, *_ = await handshake(app, "/talk", denial=True)
+    assert (start["type"], start["status"]) == ("websocket.http.response.start", 429)
