@@ -18,20 +18,21 @@ from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.errors import ConnectionFailure
 
-from smriti_scale.errors import ConfigurationError
+from smriti_scale.errors import ConfigurationError, DatabaseUnavailable
 from smriti_scale.mongo.causal_scope import CausalScope, advance
-from smriti_scale.mongo.unavailable import translated
 
 Document = dict[str, Any]
 
 
-class Caller(Protocol):
-    """What a driver's client asks of the clients object that made it."""
-
-    retry_after: float
+class Owner(Protocol):
+    """What a driver's client asks of whoever made it."""
 
     def scope(self) -> CausalScope:
         """The scope that the current context is in."""
+        ...
+
+    def unavailable(self, error: ConnectionFailure) -> DatabaseUnavailable:
+        """The error to raise in place of the driver's."""
         ...
 
 
@@ -54,11 +55,11 @@ def check_driver() -> None:
 class CausalAsyncMongoClient(AsyncMongoClient[Document]):
     """PyMongo's async client; each command's own session begins at its caller's position."""
 
-    caller: Caller
+    owner: Owner
 
     def _ensure_session(self, session: Any = None) -> Any:
         if session is None and self._get_bound_session() is None:
-            scope = self.caller.scope()
+            scope = self.owner.scope()
             if scope.at:
                 lent = self._start_session(True, causal_consistency=True)
                 advance(lent, scope)
@@ -69,17 +70,17 @@ class CausalAsyncMongoClient(AsyncMongoClient[Document]):
         try:
             return await super()._retry_internal(*args, **kwargs)
         except ConnectionFailure as error:
-            raise translated(error, retry_after=self.caller.retry_after) from error
+            raise self.owner.unavailable(error) from error
 
 
 class CausalMongoClient(MongoClient[Document]):
     """The synchronous client that Motor runs in its threads; see `CausalAsyncMongoClient`."""
 
-    caller: Caller
+    owner: Owner
 
     def _ensure_session(self, session: Any = None) -> Any:
         if session is None and self._get_bound_session() is None:
-            scope = self.caller.scope()
+            scope = self.owner.scope()
             if scope.at:
                 lent = self._start_session(True, causal_consistency=True)
                 advance(lent, scope)
@@ -90,7 +91,7 @@ class CausalMongoClient(MongoClient[Document]):
         try:
             return super()._retry_internal(*args, **kwargs)
         except ConnectionFailure as error:
-            raise translated(error, retry_after=self.caller.retry_after) from error
+            raise self.owner.unavailable(error) from error
 
 
 if TYPE_CHECKING:

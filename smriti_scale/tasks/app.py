@@ -62,10 +62,12 @@ class ScaleCelery(_Celery):
         self.steps["consumer"].add("smriti_scale.tasks.request:LeaseStep")
         self._close_loop_with_the_process()
 
-    def task(self, *args: Any, **opts: Any) -> Any:
-        """Celery's decorator. Tasks belong to this app alone: Celery would give them to every app of the process."""
-        opts.setdefault("shared", False)
-        return super().task(*args, **opts)
+    if not TYPE_CHECKING:  # the stubs' overloads say it better
+
+        def task(self, *args: Any, **opts: Any) -> Any:
+            """Celery's decorator, for tasks of this app alone: Celery would give them to every app of the process."""
+            opts.setdefault("shared", False)
+            return super().task(*args, **opts)
 
     @property
     def publisher(self) -> Publisher:

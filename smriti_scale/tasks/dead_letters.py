@@ -87,7 +87,7 @@ class DeadLetters:
             before: only those that died before this moment (seconds since the epoch).
         """
         limit = "+inf" if before is None else before
-        ids = await self._link.client.zrange(self._index, "-inf", limit, byscore=True)  # type: ignore[arg-type]
+        ids = await self._link.client.zrange(self._index, "-inf", limit, byscore=True)
         for start in range(0, len(ids), _PAGE):
             for letter in await self._read(ids[start : start + _PAGE]):
                 if task in (None, letter.task) and reason in (None, letter.reason):
@@ -134,7 +134,7 @@ class DeadLetters:
     async def _read(self, ids: list[Any]) -> list[DeadLetter]:
         if not ids:
             return []
-        records = await self._link.client.hmget(self._hash, ids)  # type: ignore[misc]
+        records = await self._link.client.hmget(self._hash, ids)
         return [letter_of(orjson.loads(record)) for record in records if record is not None]
 
 

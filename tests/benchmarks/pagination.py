@@ -32,7 +32,7 @@ FEED = {"visibility": {"$in": ["public", None]}}
 
 Row = dict[str, Any]
 Work = Callable[[], Awaitable[Any]]
-console = Console()
+console = Console(width=max(120, Console().width))
 
 
 async def main() -> None:
@@ -135,37 +135,40 @@ async def _depth_table(
     for depth in depths:
         table.add_column(f"depth {depth:,}", justify="right")
     table.add_column("deepest ÷ first", justify="right")
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("", total=len(methods))
-        for name, method in methods.items():
-            progress.update(task, description=name)
-            works = [method(depth, anchors[depth]) for depth in depths]
-            keys = [await _keys_examined(db, work) for work in works]
-            times = await _interleaved(works)
-            ratio = times[-1] / times[0]
-            held = name.startswith("smriti_scale")
-            mark = "" if not held else " ✓" if ratio <= 1.1 else " ✗ 1.1"
-            table.add_row(
-                name,
-                *(f"{1000 * spent:,.2f} ({examined:,})" for spent, examined in zip(times, keys, strict=True)),
-                f"{ratio:,.2f}{mark}",
-            )
-            progress.advance(task)
+    works = {(name, depth): method(depth, anchors[depth]) for name, method in methods.items() for depth in depths}
+    keys = {place: await _keys_examined(db, work) for place, work in works.items()}
+    times = await _medians(works)
+    for name in methods:
+        ratio = times[name, depths[-1]] / times[name, depths[0]]
+        mark = "" if not name.startswith("smriti_scale") else " ✓" if ratio <= 1.1 else " ✗ 1.1"
+        cells = [f"{1000 * times[name, depth]:,.2f} ({keys[name, depth]:,})" for depth in depths]
+        table.add_row(name, *cells, f"{ratio:,.2f}{mark}")
     console.print(table)
 
 
-async def _interleaved(works: Sequence[Work], budget: float = 3.0) -> list[float]:
-    """Median seconds of each, run in turn, so that the machine's load falls on all alike."""
-    for work in works:
-        await work()
-    spent: list[list[float]] = [[] for _ in works]
-    started = time.perf_counter()
-    while len(spent[0]) < 5 or (time.perf_counter() - started < budget and len(spent[0]) < 1_000):
-        for place, work in enumerate(works):
-            before = time.perf_counter()
-            await work()
-            spent[place].append(time.perf_counter() - before)
-    return [statistics.median(each) for each in spent]
+async def _medians(works: Mapping[Any, Work], budget: float = 25.0) -> dict[Any, float]:
+    """Median seconds of each piece of work, run in turn, so that the machine's load falls on all alike."""
+    spent: dict[Any, list[float]] = {place: [] for place in works}
+
+    async def run(place: Any) -> float:
+        before = time.perf_counter()
+        await works[place]()
+        spent[place].append(time.perf_counter() - before)
+        return spent[place][-1]
+
+    slow = [place for place in works if await run(place) > 0.02]
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("measuring", total=budget)
+        started = time.perf_counter()
+        while (elapsed := time.perf_counter() - started) < budget:
+            progress.update(task, completed=elapsed)
+            for place in works:
+                if place not in slow:
+                    await run(place)
+        for place in slow:
+            for _ in range(4):
+                await run(place)
+    return {place: statistics.median(each) for place, each in spent.items()}
 
 
 async def _keys_examined(db: Any, work: Work) -> int:

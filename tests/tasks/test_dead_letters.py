@@ -56,7 +56,7 @@ async def test_a_soft_time_limit_cancels_an_async_body_which_may_tidy_up(tasks: 
 
 async def test_a_hard_time_limit_kills_the_body_and_keeps_the_task(tasks: Any, notes: Any, key: str) -> None:
     letter = await dead_letter(tasks, await publish(tasks.hangs, key))
-    assert (letter.reason, letter.error) == ("timed_out", "TimeLimitExceeded: ran longer than 1 s")
+    assert (letter.reason, letter.error) == ("timed_out", "TimeLimitExceeded: ran longer than 2 s")
     assert await notes(key, 1) == ["begun"]
 
 
@@ -82,7 +82,7 @@ async def test_a_task_this_worker_does_not_know_is_kept_for_one_that_does(tasks:
 async def test_bytes_that_are_no_message_are_set_aside_and_harm_nobody(
     tasks: Any, notes: Any, key: str, redis_client: redis.asyncio.Redis, worker_prefix: str, rubbish: bytes
 ) -> None:
-    await redis_client.lpush(f"{worker_prefix}default", rubbish)  # type: ignore[misc]
+    await redis_client.lpush(f"{worker_prefix}default", rubbish)
     await publish(tasks.echo, key, "alive")
     assert await notes(key, 1) == ["alive"]
     [letter] = [one async for one in tasks.app.dead_letters.each(reason="unreadable")]
@@ -105,7 +105,7 @@ async def test_a_foreign_message_with_a_hostile_body_is_kept(
             "delivery_info": {"exchange": "", "routing_key": "default"},
         },
     }
-    await redis_client.lpush(f"{worker_prefix}default", json.dumps(message))  # type: ignore[misc]
+    await redis_client.lpush(f"{worker_prefix}default", json.dumps(message))
     letter = await dead_letter(tasks, f"hostile-{worker_prefix}")
     assert letter.reason in ("unreadable", "failed")
     assert "pickle" in letter.error or "ContentDisallowed" in letter.error
@@ -153,7 +153,7 @@ async def test_the_command_lists_shows_replays_and_purges(
 
 
 def test_a_revived_message_is_as_new_but_keeps_its_id_and_arguments() -> None:
-    message = {
+    message: dict[str, Any] = {
         "body": "b",
         "headers": {"id": "i", "retries": 3, "eta": "2026-01-01", "expires": "x", "redelivered": True, "task": "t"},
         "properties": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -74,7 +74,7 @@ class Ran(list[str]):
         self.begun = asyncio.Event()
 
 
-def work(store: IdempotencyStore, **options: Any) -> tuple[Ran, Callable[..., Awaitable[Any]]]:
+def work(store: IdempotencyStore, **options: Any) -> tuple[Ran, Callable[..., Coroutine[Any, Any, Any]]]:
     done = Ran()
 
     @idempotent("work:{name}", store=store, **options)

@@ -49,7 +49,7 @@ async def transaction(db: Any) -> AsyncIterator[Any]:
 
 
 async def published(client: redis.asyncio.Redis, prefix: str) -> list[dict[str, Any]]:
-    found = await client.lrange(f"{prefix}default\x06\x163", 0, -1)  # type: ignore[misc]
+    found = await client.lrange(f"{prefix}default\x06\x163", 0, -1)
     return [orjson.loads(message)["headers"] for message in reversed(found)]
 
 
@@ -73,7 +73,9 @@ async def test_a_committed_task_is_published_with_its_context_and_id_and_an_abor
 
     with pytest.raises(LookupError):
         await fails_midway()
-    assert await outbox.measure() == (1, pytest.approx(0, abs=30))
+    pending, age = await outbox.measure()
+    assert pending == 1
+    assert 0 <= age < 30
     assert await outbox.relay_once() == 1
     assert await outbox.relay_once() == 0
     [headers] = await published(redis_client, redis_prefix)

@@ -45,7 +45,7 @@ async def app(redis_url: str, redis_prefix: str) -> AsyncIterator[ScaleCelery]:
 @pytest.fixture
 def messages(redis_client: redis.asyncio.Redis, redis_prefix: str) -> Callable[..., Awaitable[list[dict[str, Any]]]]:
     async def read(queue: str = "default\x06\x163") -> list[dict[str, Any]]:
-        found = await redis_client.lrange(f"{redis_prefix}{queue}", 0, -1)  # type: ignore[misc]
+        found = await redis_client.lrange(f"{redis_prefix}{queue}", 0, -1)
         return [orjson.loads(message) for message in reversed(found)]
 
     return read
@@ -166,7 +166,7 @@ async def test_a_caller_that_gave_up_is_not_published_for(own_redis: Any, redis_
     await stuck
     await publish(app.tasks["job"], "last")
     async with redis.asyncio.Redis.from_url(server.uri) as client:
-        found = await client.lrange(f"{redis_prefix}default\x06\x163", 0, -1)  # type: ignore[misc]
+        found = await client.lrange(f"{redis_prefix}default\x06\x163", 0, -1)
     sent = [orjson.loads(message)["headers"]["argsrepr"] for message in reversed(found)]
     assert sent == ["('first',)", "('stuck',)", "('last',)"]
     await app.aclose()

@@ -43,7 +43,7 @@ async def test_depth_and_age_are_measured_over_all_priorities(app: ScaleCelery) 
     seen: list[Event] = []
     app.scale_events = Events(seen.append)
     for priority in ("high", "normal", "normal", "low"):
-        await publish(app.tasks["job"], delivery=Delivery(priority=priority))  # type: ignore[arg-type]
+        await publish(app.tasks["job"], delivery=Delivery(priority=priority))
     await publish(app.tasks["job"], delivery=Delivery(queue="slow"))
     state = await app.queue_monitor.measure()
     assert [(queue.name, queue.depth) for queue in state.queues] == [("default", 4), ("slow", 1)]
@@ -81,7 +81,7 @@ def test_the_age_of_a_foreign_message_is_unknown() -> None:
 
 
 async def read(client: redis.asyncio.Redis, prefix: str) -> int:
-    return int(await client.llen(f"{prefix}default\x06\x163"))  # type: ignore[misc]
+    return int(await client.llen(f"{prefix}default\x06\x163"))
 
 
 async def test_one_beat_leads_and_another_takes_over_without_a_run_twice(

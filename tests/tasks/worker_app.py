@@ -96,7 +96,7 @@ async def overruns(self: Any, key: str) -> None:
         await note(self, key, "tidied up")
 
 
-@app.task(bind=True, soft_time_limit=0.5, time_limit=1)
+@app.task(bind=True, soft_time_limit=1, time_limit=2)
 def hangs(self: Any, key: str) -> None:
     self.scale.worker_loop.run(note(self, key, "begun"))
     while True:

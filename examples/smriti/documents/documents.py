@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bson import ObjectId
-from examples.smriti.documents.extract import ExtractionFailed, extract_text
 
 from examples.smriti.auth.accounts import now
+from examples.smriti.documents.extract import ExtractionFailed, extract_text
 from smriti_scale.cache import Cache
 from smriti_scale.errors import StorageError
 from smriti_scale.mongo import MongoClients
