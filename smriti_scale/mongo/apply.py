@@ -9,12 +9,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bson.codec_options import CodecOptions
-from pymongo.errors import OperationFailure
+from pymongo.errors import ConnectionFailure, OperationFailure
 from pymongo.read_preferences import Primary
 from pymongo.write_concern import WriteConcern
 
 from smriti_scale.clock import SYSTEM_CLOCK
-from smriti_scale.errors import DuplicateKeys, IndexPlanRefused, StalePlan
+from smriti_scale.errors import DuplicateKeys, IndexBuildFailed, IndexPlanRefused, StalePlan
 from smriti_scale.events import Events, IndexStepDone
 from smriti_scale.mongo.build import build, wait_until_built_everywhere
 from smriti_scale.mongo.catalog import BOOKKEEPING, CollectionState, read_catalog
@@ -108,6 +108,12 @@ class _Applier:
                 await self._execute(batch, place)
             except OperationFailure as error:
                 await self._raise(error, batch)
+            except ConnectionFailure as error:
+                raise IndexBuildFailed(
+                    f"{batch[0].kind} {batch[0].collection}.{batch[0].name}: the connection broke ({error}). A build "
+                    "goes on without it; apply again to join it and do the rest",
+                    code=None,
+                ) from error
             seconds = SYSTEM_CLOCK.monotonic() - started
             for step in batch:
                 done.append(StepDone(step, seconds))
