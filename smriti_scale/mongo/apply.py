@@ -17,13 +17,13 @@ from smriti_scale.clock import SYSTEM_CLOCK
 from smriti_scale.errors import DuplicateKeys, IndexBuildFailed, IndexPlanRefused, StalePlan
 from smriti_scale.events import Events, IndexStepDone
 from smriti_scale.mongo.build import build, wait_until_built_everywhere
-from smriti_scale.mongo.catalog import BOOKKEEPING, CollectionState, read_catalog
+from smriti_scale.mongo.catalog import BOOKKEEPING, INDEX_NOT_FOUND, CollectionState, read_catalog
 from smriti_scale.mongo.diff import collection_steps
 from smriti_scale.mongo.duplicates import find_duplicates
 from smriti_scale.mongo.index import TTL_OFF
 from smriti_scale.mongo.lease import Lease
 from smriti_scale.mongo.plan import IndexPlan, Policy, Progress, Step, StepDone
-from smriti_scale.mongo.server_errors import CANNOT_CONVERT_TO_UNIQUE, INDEX_NOT_FOUND, explained
+from smriti_scale.mongo.server_errors import CANNOT_CONVERT_TO_UNIQUE, explained
 
 if TYPE_CHECKING:
     from smriti_scale.mongo.drivers import Database

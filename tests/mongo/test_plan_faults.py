@@ -16,8 +16,7 @@ from pymongo.errors import PyMongoError
 
 from smriti_scale.errors import IndexBuildFailed
 from smriti_scale.mongo import Index, Indexes
-from smriti_scale.mongo.catalog import BOOKKEEPING
-from smriti_scale.mongo.drivers import rows
+from smriti_scale.mongo.catalog import BOOKKEEPING, index_stats
 
 pytestmark = pytest.mark.long
 
@@ -49,8 +48,7 @@ async def filled(db: Any, count: int) -> None:
 
 
 async def in_progress(db: Any) -> set[str]:
-    stats = await rows(db.posts.aggregate([{"$indexStats": {}}]))
-    return {one["name"] for one in stats if one.get("building")}
+    return {one["name"] for one in await index_stats(db, "posts") if one.get("building")}
 
 
 async def start_applier(uri: str) -> subprocess.Popen[str]:
