@@ -33,6 +33,7 @@ class Command:
 
 
 COMMANDS = {
+    "assets": Command("smriti_scale.cli.assets", "Build static files: hashed names, coded variants, a manifest."),
     "indexes": Command(
         "smriti_scale.cli.indexes", "Plan, apply, check and lint the indexes an application declares.", group=True
     ),

@@ -139,7 +139,8 @@ async def test_a_batch_stores_what_it_can(join: Join) -> None:
     ]
     assert all(("error" in each) != each["success"] for each in results)
     assert len(data_of(await person.client.get("/api/posts/me"))["posts"]) == 2
-    for wrong in ({}, {"posts": []}, {"posts": posts * 3}, {"posts": [{}]}):
+    refused: list[dict[str, Any]] = [{}, {"posts": []}, {"posts": posts * 3}, {"posts": [{}]}]
+    for wrong in refused:
         error_of(await person.client.post("/api/posts/batch", json=wrong), 400)
 
 

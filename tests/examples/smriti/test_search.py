@@ -69,8 +69,8 @@ def test_moments_are_read_in_every_spelling_of_iso() -> None:
     noon = datetime(2026, 1, 2, 12)
     for text in ("2026-01-02T12:00:00", "2026-01-02 12:00", "2026-01-02T12:00:00Z", "2026-01-02T17:30:00 05:30"):
         assert moment_of(text) == noon
-    for text in (None, "", "x", "0001-01-01T00:00:00+14:00"):
-        assert moment_of(text) is None
+    for unreadable in (None, "", "x", "0001-01-01T00:00:00+14:00"):
+        assert moment_of(unreadable) is None
 
 
 async def test_only_public_posts_are_found(join: Join) -> None:
