@@ -249,6 +249,31 @@ class CursorPaginator:
         binding = self._bind(collection, filter if filter is not None else {}, scope, self.sort.keys)
         return self.codec.encode(Position(self._whole.anchor(item)), binding)
 
+    def rescoped(
+        self,
+        cursor: str,
+        collection: Collection,
+        filter: Mapping[str, Any] | None = None,
+        *,
+        scope: str | None,
+        to: str | None,
+    ) -> str:
+        """The same cursor for another scope: so that one cached page can serve many readers, each with cursors of
+        their own.
+
+        Args:
+            cursor: of this list, for `scope`.
+            collection, filter: the list.
+            scope: whom the cursor is for now.
+            to: whom it shall be for.
+
+        Raises:
+            InvalidCursor: it is no cursor of this list and scope.
+        """
+        chosen, keys = filter if filter is not None else {}, self.sort.keys
+        position = self._decoded(cursor, self._bind(collection, chosen, scope, keys), len(keys))
+        return self.codec.encode(position, self._bind(collection, chosen, to, keys))
+
     async def check(
         self,
         collection: Collection,
@@ -323,8 +348,9 @@ class CursorPaginator:
         return self.codec.bind(sort=keys, filter=filter, scope=scope, collection=collection.name, options=options)
 
     def _position(self, cursor: str | None, binding: Binding, length: int) -> Position | None:
-        if cursor is None:
-            return None
+        return None if cursor is None else self._decoded(cursor, binding, length)
+
+    def _decoded(self, cursor: str, binding: Binding, length: int) -> Position:
         try:
             position = self.codec.decode(cursor, binding)
             if len(position.values) != length:
