@@ -133,7 +133,7 @@ async def publish(task: Task[Any, Any], /, *args: Any, delivery: Delivery = DEFA
 async def _send(
     app: ScaleCelery, task: Task[Any, Any], args: Any, kwargs: Any, options: dict[str, Any], timeout: float
 ) -> None:
-    if app.conf.task_always_eager:
+    if app.eager:
         from smriti_scale.tasks.eager import run_eagerly
 
         await run_eagerly(task, args, kwargs, options)

@@ -56,7 +56,16 @@ async def loop_time(job: Any) -> Table:
     async def ours(n: int) -> None:
         await publish(job, n)
 
-    for name, call in (("task.delay()", delay), ("to_thread(task.delay)", in_thread), ("await publish()", ours)):
+    async def floor(n: int) -> None:
+        await asyncio.to_thread(int, n)
+
+    calls = (
+        ("floor: a thread and back", floor),
+        ("task.delay()", delay),
+        ("to_thread(task.delay)", in_thread),
+        ("await publish()", ours),
+    )
+    for name, call in calls:
         cpu = await cpu_each(call)
         blocked = await blocked_each(call)
         mark = "" if name != "await publish()" else ("✓" if cpu <= LOOP_BUDGET else f"✗ > {LOOP_BUDGET:g}")
