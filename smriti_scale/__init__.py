@@ -14,6 +14,8 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     "cache": (
         "Cache",
         "CacheStats",
+        "HTTPCacheMiddleware",
+        "http_cache",
     ),
     "compression": (
         "CompressionMiddleware",
@@ -68,8 +70,10 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     "scale": ("Scale",),
     "settings": ("ScaleSettings",),
     "storage": (
+        "CloudinaryStore",
         "LocalStore",
         "ObjectStore",
+        "S3Store",
     ),
     "tasks": (
         "idempotent",
@@ -80,7 +84,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 if TYPE_CHECKING:
-    from smriti_scale.cache import Cache, CacheStats
+    from smriti_scale.cache import Cache, CacheStats, HTTPCacheMiddleware, http_cache
     from smriti_scale.compression import CompressionMiddleware, setup_compression
     from smriti_scale.errors import ConfigurationError, MissingExtraError, ScaleError
     from smriti_scale.events import Event, Events
@@ -117,7 +121,7 @@ if TYPE_CHECKING:
     )
     from smriti_scale.scale import Scale
     from smriti_scale.settings import ScaleSettings
-    from smriti_scale.storage import LocalStore, ObjectStore
+    from smriti_scale.storage import CloudinaryStore, LocalStore, ObjectStore, S3Store
     from smriti_scale.tasks import idempotent, make_celery, publish
 
 __all__ = [
@@ -125,12 +129,14 @@ __all__ = [
     "Cache",
     "CacheStats",
     "CausalToken",
+    "CloudinaryStore",
     "CompressionMiddleware",
     "ConfigurationError",
     "CursorCodec",
     "CursorPaginator",
     "Event",
     "Events",
+    "HTTPCacheMiddleware",
     "Index",
     "IndexPlan",
     "Indexes",
@@ -148,6 +154,7 @@ __all__ = [
     "RateLimitMiddleware",
     "RateLimiter",
     "ReadYourWritesMiddleware",
+    "S3Store",
     "Scale",
     "ScaleError",
     "ScaleSettings",
@@ -157,6 +164,7 @@ __all__ = [
     "decode_cursor",
     "encode_cursor",
     "health_routes",
+    "http_cache",
     "idempotent",
     "init_sentry",
     "lookup_many",

@@ -238,9 +238,7 @@ class CausalTokenIgnored(Event):
 
 @dataclass(frozen=True, slots=True)
 class PoolExhausted(Event):
-    """A command found no free connection to `address` in time."""
-
-    address: str
+    """A command found no free connection within `wait_queue_timeout`."""
 
 
 # --- ratelimit

@@ -24,6 +24,7 @@ from examples.smriti.quotes.routes import cron_routes, quote_routes
 from examples.smriti.services import Services
 from examples.smriti.settings import SmritiSettings
 from examples.smriti.users.routes import user_routes
+from examples.smriti.web_routes import web_routes
 
 VERSION = "1.0.0"
 
@@ -48,10 +49,6 @@ def create_app(settings: SmritiSettings | None = None) -> FastAPI:
     app = FastAPI(title="Smriti", version=VERSION, lifespan=lifespan, openapi_url="/api/openapi.json", redoc_url=None)
     app.state.services = services
 
-    @app.get("/", tags=["system"])
-    async def root() -> Response:
-        return answer({"message": "Smriti", "docs": "/docs", "version": VERSION})
-
     @app.get("/api/health", tags=["system"])
     @app.head("/api/health", include_in_schema=False)
     @app.get("/health", include_in_schema=False)
@@ -73,6 +70,7 @@ def create_app(settings: SmritiSettings | None = None) -> FastAPI:
         quote_routes(services.quotes, services.history, signed_in),
         notification_routes(services.devices, signed_in),
         cron_routes(services.quotes, settings),
+        web_routes(VERSION),
     ):
         app.include_router(router)
 

@@ -27,7 +27,7 @@ from examples.smriti.quotes.quotes import Quotes
 from examples.smriti.settings import SmritiSettings
 from examples.smriti.users.users import Users
 from smriti_scale import Scale
-from smriti_scale.storage import LocalStore, ObjectStore
+from smriti_scale.storage import CloudinaryStore, LocalStore, ObjectStore, S3Store
 
 
 class Services:
@@ -77,9 +77,19 @@ class Services:
 
 def store_of(settings: SmritiSettings) -> ObjectStore | None:
     """The file store that the settings name."""
-    if settings.storage == "local":
-        return LocalStore(settings.storage_folder)
-    return None
+    match settings.storage:
+        case "local":
+            return LocalStore(settings.storage_folder)
+        case "s3":
+            return S3Store(settings.s3_bucket, region=settings.s3_region, endpoint=settings.s3_endpoint)
+        case "cloudinary":
+            return CloudinaryStore(
+                settings.cloudinary_cloud_name,
+                api_key=settings.cloudinary_api_key,
+                api_secret=settings.cloudinary_api_secret.get_secret_value(),
+            )
+        case "none":
+            return None
 
 
 def _verified_user(request: Request) -> str | None:

@@ -33,6 +33,12 @@ class SmritiSettings(ScaleSettings):
     """Where clients reach this service: the beginning of every file's address."""
     storage: Literal["local", "s3", "cloudinary", "none"] = Field("local", validation_alias="STORAGE")
     storage_folder: str = Field(".smriti/files", validation_alias="STORAGE_FOLDER")
+    s3_bucket: str = Field("", validation_alias="S3_BUCKET")
+    s3_region: str = Field("us-east-1", validation_alias="S3_REGION")
+    s3_endpoint: str | None = Field(None, validation_alias="S3_ENDPOINT")
+    cloudinary_cloud_name: str = Field("", validation_alias="CLOUDINARY_CLOUD_NAME")
+    cloudinary_api_key: str = Field("", validation_alias="CLOUDINARY_API_KEY")
+    cloudinary_api_secret: SecretStr = Field(SecretStr(""), validation_alias="CLOUDINARY_API_SECRET")
 
     cors_origins: Strings = Field(
         ("http://localhost:3000", "http://localhost:19006", "exp://localhost:19000"), validation_alias="CORS_ORIGINS"

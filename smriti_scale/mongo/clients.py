@@ -139,7 +139,6 @@ class MongoClients:
         self._split = read_uri is not None and not parsed.same_client(MongoURI.parse(read_uri))
         self._options.check_read_preference(read_uri or write_uri)
         self.cluster = cluster_label(cluster if cluster is not None else parsed.cluster)
-        self.retry_after = min(5.0, write_timeout)
         self.database = database
         self.driver = driver
         self._clock = clock
@@ -340,7 +339,9 @@ class MongoClients:
                 connection.abandon()
 
         def connect(uri: str, reads: str) -> Connection:
-            return Connection(uri, reads, self._options, loop=loop, caller=self, clock=self._clock, events=self._events)
+            return Connection(
+                uri, reads, self._options, loop=loop, scope=self.scope, clock=self._clock, events=self._events
+            )
 
         if self._read_uri is not None and self._split:
             return _Opened(loop, connect(self._write_uri, self._write_uri), connect(self._read_uri, self._read_uri))

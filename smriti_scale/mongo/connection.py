@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from pymongo.errors import (
     ConnectionFailure,
     OperationFailure,
     PyMongoError,
+    WaitQueueTimeoutError,
 )
 from pymongo.read_concern import ReadConcern
 from pymongo.read_preferences import Primary, PrimaryPreferred
@@ -25,11 +26,11 @@ from pymongo.server_type import SERVER_TYPE
 from pymongo.write_concern import WriteConcern
 
 from smriti_scale.clock import Clock
-from smriti_scale.errors import ConfigurationError, InvalidCausalToken
-from smriti_scale.events import CausalWait, Event, Events, ReadFellBackToPrimary
-from smriti_scale.mongo.causal_driver import Caller, CausalAsyncMongoClient, CausalMotorClient
+from smriti_scale.errors import ConfigurationError, DatabaseUnavailable, InvalidCausalToken
+from smriti_scale.events import CausalWait, Event, Events, PoolExhausted, ReadFellBackToPrimary
+from smriti_scale.mongo.causal_driver import CausalAsyncMongoClient, CausalMotorClient, Owner
 from smriti_scale.mongo.causal_scope import CausalScope
-from smriti_scale.mongo.driver_events import CommandWatch, Pool, PoolWatch, TopologyWatch
+from smriti_scale.mongo.driver_events import CommandWatch, TopologyWatch
 from smriti_scale.mongo.replicas import (
     PRIMARY,
     PROBING,
@@ -40,7 +41,8 @@ from smriti_scale.mongo.replicas import (
     CausalSecondaryPreferred,
     Replicas,
 )
-from smriti_scale.mongo.status import NodeStatus, node_statuses
+from smriti_scale.mongo.status import NodeStatus, PoolStatus, node_statuses
+from smriti_scale.mongo.unavailable import translated
 from smriti_scale.mongo.uri import MongoURI
 
 Document = dict[str, Any]
@@ -63,7 +65,6 @@ _REFUSALS = frozenset(
 _MOTOR_THREADS_MAX = 256
 
 _DATA = (SERVER_TYPE.RSPrimary, SERVER_TYPE.RSSecondary, SERVER_TYPE.Mongos, SERVER_TYPE.Standalone)
-_NO_POOL = Pool()
 
 _log = logging.getLogger("smriti_scale.mongo")
 
@@ -85,6 +86,11 @@ class ClientOptions:
     connect_timeout: float
     probe_timeout: float
     extra: Mapping[str, Any]
+
+    @property
+    def retry_after(self) -> float:
+        """What to tell clients while MongoDB is not available: an election is over in about this time."""
+        return min(5.0, self.write_timeout)
 
     def for_driver(self, uri: MongoURI) -> dict[str, Any]:
         """Keyword arguments of the driver's client; what the URI says itself is left out."""
@@ -153,7 +159,7 @@ class Connection:
         read_uri: whose read options the read handle takes; often the same.
         options: what `MongoClients` was given.
         loop: the event loop it belongs to.
-        caller: finds the scope of the current context.
+        scope: finds the causal scope of the current context.
         clock: the source of time.
         events: where events go.
     """
@@ -165,7 +171,7 @@ class Connection:
         options: ClientOptions,
         *,
         loop: asyncio.AbstractEventLoop,
-        caller: Caller,
+        scope: Callable[[], CausalScope],
         clock: Clock,
         events: Events,
     ) -> None:
@@ -174,26 +180,23 @@ class Connection:
         self._thread = threading.get_ident()
         self._clock = clock
         self._events = events
-        self._caller = caller
+        self.scope = scope
+        self.patience = options.write_timeout
         self._refreshing: asyncio.Task[None] | None = None
         self._may_probe = True
-        self.replicas = Replicas(
-            position=lambda: caller.scope().at, fell_back=self._fell_back, clock=clock, events=events
-        )
+        self.replicas = Replicas(position=lambda: scope().at, fell_back=self._fell_back, clock=clock, events=events)
         self._topology = TopologyWatch(self.replicas, self._emit)
-        self._pools = PoolWatch(self._emit)
         parsed, parsed_read = MongoURI.parse(uri), MongoURI.parse(read_uri)
         arguments = options.for_driver(parsed)
         listeners = [
             *arguments.pop("event_listeners", ()),
-            CommandWatch(self.replicas, caller.scope),
+            CommandWatch(self.replicas, scope),
             self._topology,
-            self._pools,
         ]
         self.client: Any = (
-            _motor(uri, loop, options, arguments | {"event_listeners": listeners}, caller)
+            _motor(uri, loop, options, arguments | {"event_listeners": listeners}, self)
             if options.driver == "motor"
-            else _pymongo(uri, arguments | {"event_listeners": listeners}, caller)
+            else _pymongo(uri, arguments | {"event_listeners": listeners}, self)
         )
         self.read_preference = options.read_preference_for(parsed_read, self.replicas)
         level = parsed_read.option("readConcernLevel")
@@ -218,9 +221,18 @@ class Connection:
         if any(node.server_type == SERVER_TYPE.Unknown and node.error is None for node in nodes):
             return False  # not looked at yet
         needed = self._options.min_pool_size
-        return all(
-            self._pools.pools.get(node.address, _NO_POOL).open >= needed for node in nodes if node.server_type in _DATA
-        )
+        return all(self._pool(node.address).open >= needed for node in nodes if node.server_type in _DATA)
+
+    def _pool(self, address: Address) -> PoolStatus:
+        # The pool's own counters: the driver's events about pools would cost each command more than all else here.
+        client = self.client if isinstance(self.client, AsyncMongoClient) else self.client.delegate
+        server = client._topology._servers.get(address)
+        limit = self._options.max_pool_size
+        if server is None:
+            return PoolStatus(limit, 0, 0, 0)
+        pool = server.pool
+        busy = pool.active_sockets
+        return PoolStatus(limit, len(pool.conns) + busy, busy, max(0, pool.operation_count - pool.requests))
 
     async def aclose(self) -> None:
         """Close the client."""
@@ -292,8 +304,7 @@ class Connection:
         return node_statuses(
             nodes,
             answers,
-            pools=self._pools.pools,
-            limit=self._options.max_pool_size,
+            pools=[self._pool(node.address) for node in nodes],
             avoided={node.address for node in nodes if self.replicas.lagging(node.address)},
         )
 
@@ -318,6 +329,12 @@ class Connection:
         eligible = self.read_preference.eligible(selection)
         return [node for node in eligible.server_descriptions if node.server_type == SERVER_TYPE.RSSecondary]
 
+    def unavailable(self, error: ConnectionFailure) -> DatabaseUnavailable:
+        """The error to raise in place of the driver's."""
+        if isinstance(error, WaitQueueTimeoutError):
+            self._emit(PoolExhausted())
+        return translated(error, retry_after=self._options.retry_after)
+
     def _emit(self, event: Event) -> None:
         if not self._events:
             return
@@ -334,7 +351,7 @@ class Connection:
         """A read goes to the primary. Meanwhile ask whether a secondary has caught up, for the reads to come."""
         self._emit(ReadFellBackToPrimary())
         if self._refreshing is None and self._may_probe:
-            token = self._caller.scope().token
+            token = self.scope().token
             if token is not None:
                 scope = CausalScope(token.cluster, token)
                 if threading.get_ident() == self._thread:
@@ -356,14 +373,14 @@ class Connection:
             self._refreshing = None
 
 
-def _pymongo(uri: str, arguments: dict[str, Any], caller: Caller) -> Any:
+def _pymongo(uri: str, arguments: dict[str, Any], owner: Owner) -> Any:
     client = CausalAsyncMongoClient(uri, **arguments)
-    client.caller = caller
+    client.owner = owner
     return client
 
 
 def _motor(
-    uri: str, loop: asyncio.AbstractEventLoop, options: ClientOptions, arguments: dict[str, Any], caller: Caller
+    uri: str, loop: asyncio.AbstractEventLoop, options: ClientOptions, arguments: dict[str, Any], owner: Owner
 ) -> Any:
     from motor.frameworks import asyncio as framework
 
@@ -373,5 +390,5 @@ def _motor(
     wanted = min(4 * options.max_pool_size, _MOTOR_THREADS_MAX)
     framework._EXECUTOR._max_workers = max(framework._EXECUTOR._max_workers, wanted)
     client: Any = CausalMotorClient(uri, io_loop=loop, **arguments)
-    client.delegate.caller = caller
+    client.delegate.owner = owner
     return client

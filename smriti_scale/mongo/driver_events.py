@@ -1,19 +1,17 @@
-"""What the driver tells by its listeners: how far each node has come, which commands wrote, who is primary, the pool.
+"""What the driver tells by its listeners: how far each node has come, which commands wrote, who is primary.
 
-The driver calls listeners synchronously, Motor's from its threads: they only count and compare.
+The driver calls listeners synchronously, Motor's from its threads: they only compare and note.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from pymongo import monitoring
 from pymongo.server_type import SERVER_TYPE
 
-from smriti_scale.events import Event, PoolExhausted, PrimaryChanged
+from smriti_scale.events import Event, PrimaryChanged
 from smriti_scale.mongo.causal_scope import CausalScope
 from smriti_scale.mongo.causal_token import packed
 from smriti_scale.mongo.replicas import Address, Replicas
@@ -97,66 +95,3 @@ class TopologyWatch(monitoring.TopologyListener):
 
     def closed(self, event: monitoring.TopologyClosedEvent) -> None:
         pass
-
-
-@dataclass(slots=True)
-class Pool:
-    open: int = 0
-    busy: int = 0
-    waiting: int = 0
-    timeouts: int = 0
-
-
-class PoolWatch(monitoring.ConnectionPoolListener):
-    """Counts the connections to each node: open, in use, waited for."""
-
-    def __init__(self, emit: Emit) -> None:
-        self._emit = emit
-        self._lock = threading.Lock()  # Motor's threads count at once
-        self.pools: dict[Address, Pool] = {}
-
-    def _count(self, event: Any, *, opened: int = 0, busy: int = 0, waiting: int = 0, timeouts: int = 0) -> None:
-        with self._lock:
-            pool = self.pools.get(event.address)
-            if pool is None:
-                pool = self.pools[event.address] = Pool()
-            pool.open += opened
-            pool.busy += busy
-            pool.waiting += waiting
-            pool.timeouts += timeouts
-
-    def pool_created(self, event: monitoring.PoolCreatedEvent) -> None:
-        self.pools[event.address] = Pool()
-
-    def pool_ready(self, event: monitoring.PoolReadyEvent) -> None:
-        pass
-
-    def pool_cleared(self, event: monitoring.PoolClearedEvent) -> None:
-        pass
-
-    def pool_closed(self, event: monitoring.PoolClosedEvent) -> None:
-        self.pools.pop(event.address, None)
-
-    def connection_created(self, event: monitoring.ConnectionCreatedEvent) -> None:
-        self._count(event, opened=1)
-
-    def connection_ready(self, event: monitoring.ConnectionReadyEvent) -> None:
-        pass
-
-    def connection_closed(self, event: monitoring.ConnectionClosedEvent) -> None:
-        self._count(event, opened=-1)
-
-    def connection_check_out_started(self, event: monitoring.ConnectionCheckOutStartedEvent) -> None:
-        self._count(event, waiting=1)
-
-    def connection_check_out_failed(self, event: monitoring.ConnectionCheckOutFailedEvent) -> None:
-        late = event.reason == monitoring.ConnectionCheckOutFailedReason.TIMEOUT
-        self._count(event, waiting=-1, timeouts=int(late))
-        if late:
-            self._emit(PoolExhausted(address=shown(event.address) or ""))
-
-    def connection_checked_out(self, event: monitoring.ConnectionCheckedOutEvent) -> None:
-        self._count(event, waiting=-1, busy=1)
-
-    def connection_checked_in(self, event: monitoring.ConnectionCheckedInEvent) -> None:
-        self._count(event, busy=-1)

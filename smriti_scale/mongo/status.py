@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pymongo.server_description import ServerDescription
 from pymongo.server_type import SERVER_TYPE
 
-from smriti_scale.mongo.driver_events import Pool, shown
+from smriti_scale.mongo.driver_events import shown
 from smriti_scale.mongo.replicas import Address
 
 Role = Literal["primary", "secondary", "mongos", "arbiter", "other", "unknown"]
@@ -33,14 +33,12 @@ class PoolStatus:
         open: connections there are.
         busy: of these, in use.
         waiting: commands that wait for one.
-        timeouts: commands that waited in vain, since the start.
     """
 
     limit: int
     open: int
     busy: int
     waiting: int
-    timeouts: int
 
     def __add__(self, other: PoolStatus) -> PoolStatus:
         return PoolStatus(
@@ -48,7 +46,6 @@ class PoolStatus:
             self.open + other.open,
             self.busy + other.busy,
             self.waiting + other.waiting,
-            self.timeouts + other.timeouts,
         )
 
 
@@ -105,8 +102,7 @@ def node_statuses(
     nodes: Sequence[ServerDescription],
     answers: Sequence[Mapping[str, Any] | None],
     *,
-    pools: Mapping[Address, Pool],
-    limit: int,
+    pools: Sequence[PoolStatus],
     avoided: Collection[Address],
 ) -> list[NodeStatus]:
     """Put together what the driver knows and what each node answered to `hello` (None: nothing).
@@ -120,10 +116,9 @@ def node_statuses(
     }
     newest = next((writes.get(node.address) for node in nodes if node.server_type == SERVER_TYPE.RSPrimary), None)
     statuses = []
-    for node, answer in zip(nodes, answers, strict=True):
+    for node, answer, pool in zip(nodes, answers, pools, strict=True):
         role: Role = _ROLES.get(node.server_type, "other") if answer else "unknown"
         behind = role == "secondary" and newest is not None and node.address in writes
-        pool = pools.get(node.address) or Pool()
         statuses.append(
             NodeStatus(
                 address=shown(node.address) or "",
@@ -131,7 +126,7 @@ def node_statuses(
                 lag_seconds=float(max(0, newest - writes[node.address])) if behind and newest is not None else None,
                 round_trip_seconds=node.round_trip_time,
                 avoided=node.address in avoided,
-                pool=PoolStatus(limit, pool.open, pool.busy, pool.waiting, pool.timeouts),
+                pool=pool,
             )
         )
     return statuses

@@ -173,7 +173,7 @@ class MovingWindow:
         return int(state[len(state) + units - rule.amount - 1] + rule.window - now)
 
     def expires_at(self, state: State, rule: Rule, now: int) -> int:
-        return now + rule.window
+        return self.reset_at(state, rule, now)
 
 
 class GCRA:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from anyio import from_thread
+from anyio import from_thread, to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from smriti_scale.breaker import CircuitBreaker
@@ -154,9 +154,11 @@ class Engine:
         """Return leases and close what was opened."""
         if self._leases is not None:
             await self._leases.aclose()
-        self._portal.close()
-        if self.redis is not None and self._owns_link:
-            await self.redis.link.aclose()
+        if self.redis is not None:
+            # The portal's loop has a client of its own, which nobody else can close.
+            await to_thread.run_sync(self._portal.close, self.redis.link.aclose)
+            if self._owns_link:
+                await self.redis.link.aclose()
 
     def _listed(self, checks: Sequence[Check], client: str) -> Decision | None:
         if self._allowed or self._denied:
@@ -210,8 +212,10 @@ class _Portal:
                 self._portal = self._closer.__enter__()
         return self._portal.call(function, *arguments)
 
-    def close(self) -> None:
+    def close(self, last: Callable[[], Awaitable[None]]) -> None:
+        """End the loop, running `last` in it before."""
         with self._lock:
-            closer, self._closer, self._portal = self._closer, None, None
-        if closer is not None:
+            portal, closer, self._portal, self._closer = self._portal, self._closer, None, None
+        if portal is not None and closer is not None:
+            portal.call(last)
             closer.__exit__(None, None, None)

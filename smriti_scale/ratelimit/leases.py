@@ -123,11 +123,12 @@ class Leases:
         return wanted
 
     def keep(self, decision: Decision) -> None:
-        """Hold what was granted beyond the costs."""
+        """Hold what was granted beyond the costs; what is held counts as remaining."""
         if not decision.allowed:
             return
         moment = self._monotonic()
-        for check, outcome in zip(decision.checks, decision.outcomes, strict=False):
+        outcomes = list(decision.outcomes)
+        for index, (check, outcome) in enumerate(zip(decision.checks, decision.outcomes, strict=False)):
             lease = self._held.get((check.identity, check.field))
             spare = outcome.granted - check.cost
             if lease is None:
@@ -146,6 +147,8 @@ class Leases:
             lease.ends = moment + self._policy.ttl
             if check.rule.strategy == "fixed-window":
                 lease.ends = min(lease.ends, moment + (outcome.reset_at - decision.now) / MICROSECONDS)
+            outcomes[index] = outcome._replace(remaining=outcome.remaining + lease.units)
+        decision.outcomes = outcomes
 
     def forget(self, identity: str) -> None:
         """Drop what is held for a caller whose counters are reset."""

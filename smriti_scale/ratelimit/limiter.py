@@ -228,6 +228,11 @@ class RateLimiter(Limiter):
         return self.enabled and self._auto_check
 
     @property
+    def breaker(self) -> CircuitBreaker:
+        """What stands before Redis; its state says whether Redis is asked."""
+        return self._engine.breaker
+
+    @property
     def guards_undecorated(self) -> bool:
         """Whether the middleware has anything to enforce: defaults, lists, bans, or routes that yield."""
         return self._has_generators or self._enforcer.guards_undecorated

@@ -101,7 +101,7 @@ async def _bursts(primary: Admin, followers: Sequence[_Follower], seconds: float
             return
         target = await _position(primary)
         await _release(followers)
-        while not over.is_set() and await _behind(followers, target):
+        while not over.is_set() and await _behind(followers, target):  # noqa: ASYNC110 - another process applies
             await asyncio.sleep(0.005)
         await _hold(primary, followers)
 

@@ -12,6 +12,7 @@ from pymongo import AsyncMongoClient, WriteConcern
 from smriti_scale.errors import ConfigurationError, DataVersionMismatch, LocalServerError, PortTaken
 from smriti_scale.local import LocalMongo
 from smriti_scale.local._guardian import identity
+from smriti_scale.local.ports import free_ports
 
 Client = AsyncMongoClient[dict[str, Any]]
 
@@ -51,15 +52,20 @@ async def test_one_node_is_a_replica_set_with_transactions_and_is_gone_after() -
         _ = server.uri
 
 
-async def test_data_survives_a_second_start_also_on_another_port(tmp_path: Path) -> None:
+async def test_data_and_address_survive_a_second_start(tmp_path: Path) -> None:
     async with own(data_dir=tmp_path) as server:
         first = server.uri
         await write(first, 1)
     async with own(data_dir=tmp_path) as server:
         assert server.uri == first
         assert await read(server.uri) == [{"_id": 1}]
-        port = server.members[0].port
-    other = port - 1 if port > 20_000 else port + 1
+
+
+@pytest.mark.long
+async def test_data_survives_a_start_on_another_port(tmp_path: Path) -> None:
+    async with own(data_dir=tmp_path) as server:
+        await write(server.uri, 1)
+    (other,) = free_ports(1)
     async with own(data_dir=tmp_path, port=other) as server:
         assert [member.port for member in server.members] == [other]
         assert await read(server.uri) == [{"_id": 1}]
@@ -170,6 +176,7 @@ async def test_a_given_server_that_is_not_there_is_an_error_without_the_password
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.xdist_group("fault_mongo")
 async def test_a_killed_primary_is_followed_by_another_and_comes_back(fault_mongo: LocalMongo) -> None:
     await write(fault_mongo.uri, 1)
     old = await fault_mongo.primary()
@@ -185,6 +192,7 @@ async def test_a_killed_primary_is_followed_by_another_and_comes_back(fault_mong
     assert await read(fault_mongo.uri) == [{"_id": 1}]
 
 
+@pytest.mark.xdist_group("fault_mongo")
 async def test_a_paused_node_answers_nothing_until_it_goes_on(fault_mongo: LocalMongo) -> None:
     (secondary, *_) = await fault_mongo.secondaries()
     await fault_mongo.pause(secondary)

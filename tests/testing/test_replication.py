@@ -14,6 +14,7 @@ from smriti_scale.local import LocalMongo
 from smriti_scale.testing import fail_point, replication_lag
 
 Client = AsyncMongoClient[dict[str, Any]]
+pytestmark = pytest.mark.xdist_group("fault_mongo")  # one worker starts the set, not each
 EVERYONE = WriteConcern(3, wtimeout=30_000)
 
 

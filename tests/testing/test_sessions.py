@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from pymongo import MongoClient
 from redis import Redis
 
@@ -21,7 +22,7 @@ def run_pytest(folder: Path, code: str, *arguments: str, **environment: str) -> 
     (folder / "test_inner.py").write_text(code)
     (folder / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n")
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments, str(folder)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *arguments],
         cwd=folder,
         env={**WITHOUT, **environment},
         capture_output=True,
@@ -76,6 +77,7 @@ async def test_leaves_data(number, db, pymongo_db, redis_client, redis_prefix):
         assert not [key for _, prefix in left for key in keys.scan_iter(match=f"{prefix}*", count=10_000)]
 
 
+@pytest.mark.long
 def test_workers_share_the_servers_and_nothing_is_left_when_they_end(tmp_path: Path) -> None:
     code = """
 import json, os, pathlib
