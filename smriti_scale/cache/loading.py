@@ -355,7 +355,7 @@ class Loader:
 
     async def _load_alone(self, key: str, kind: Kind, tags: tuple[str, ...], factory: Factory, *, start: int) -> Result:
         tiers = self._tiers
-        positions = tiers.positions.of([key, *map(tag_name, tags)], now=tiers.now())
+        positions = tiers.positions.of([key, *map(tag_name, (EVERYTHING, *tags))], now=tiers.now())
         # Only when Redis is down do all processes load everything; a load inside a load has a place already.
         crowded = tiers.has_redis and not _loading.get()
         async with self._place() if crowded else contextlib.nullcontext():

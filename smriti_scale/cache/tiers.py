@@ -356,6 +356,8 @@ class Tiers:
         self.memory.drop_tags(change.tags)
         self.flights.detach(change.keys, change.tags)
         if change.position is not None:
+            if change.everything:
+                names.append(tag_name(EVERYTHING))
             self.positions.note(names, change.position, now=self.now())
 
     def forget_everything(self) -> None:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
-from bson import Timestamp
+from bson import json_util
 from pymongo import AsyncMongoClient, ReadPreference, WriteConcern
-from pymongo.asynchronous.client_session import AsyncClientSession
 
 from smriti_scale import context
 from smriti_scale.cache import Cache
 from smriti_scale.local import LocalMongo
-from smriti_scale.testing.fault_proxy import FaultProxy
 from smriti_scale.testing.manual_clock import ManualClock
 from smriti_scale.testing.replication import replication_lag
-from tests.cache.conftest import MakeCache, until
+from tests.cache.conftest import MakeCache
 
 
 @contextlib.contextmanager
@@ -52,8 +52,8 @@ async def test_a_load_after_an_invalidation_is_told_where_to_read(
     store: str, redis_cache: MakeCache, clock: ManualClock
 ) -> None:
     recorder = Recorder()
-    options: dict[str, Any] = {"memory": {"url": None}, "redis": {"max_entries": 0}, "both": {}}[store]
-    cache = redis_cache(fill=recorder, clock=clock, **options)
+    options: dict[str, dict[str, Any]] = {"memory": {"url": None}, "redis": {"max_entries": 0}, "both": {}}
+    cache = redis_cache(fill=recorder, clock=clock, **options[store])
     with at("after write 1"):
         await cache.invalidate("k")
     with at("after write 2"):
@@ -115,34 +115,29 @@ async def test_the_hook_may_be_asynchronous_and_its_error_is_the_loads(memory_ca
     assert entered == [["p"]]
 
 
-async def test_who_wrote_sees_it_at_once_on_an_instance_that_has_not_heard(
-    redis_cache: MakeCache, fault_proxy: Callable[..., Awaitable[FaultProxy]], redis_url: str
-) -> None:
-    """The other instance's notices are held up; its commands are not, as when its loop is busy."""
-    proxy = await fault_proxy(redis_url)
+async def test_who_wrote_sees_it_at_once_on_an_instance_that_has_not_heard(redis_cache: MakeCache) -> None:
     value = 0
+    here, there = redis_cache(), redis_cache()
 
-    def reader(cache: Cache) -> Any:
-        @cache.cached(60, key="value", tags=["value"])
-        async def read() -> int:
-            return value
+    @there.cached(60, key="value", tags=["value"])
+    async def read() -> int:
+        return value
 
-        return read
-
-    here = redis_cache()
-    there = redis_cache(own_write_window=5.0)
-    read_there = reader(there)
-    assert await read_there() == 0
-    channel = there._tiers.channel
-    assert channel is not None
-    channel._on_message = lambda _: None  # the notice has not arrived yet
+    assert await read() == 0
+    hold_notices(there)
     value = 1
     with at("mine"):
         await here.invalidate_tags("value")
-    assert await read_there() == 0  # somebody else, for a moment
+    assert await read() == 0  # somebody else, for a moment
     with at("mine"):
-        assert await read_there() == 1
-    assert proxy.connections_accepted == 0
+        assert await read() == 1
+
+
+def hold_notices(cache: Cache) -> None:
+    """As if they were still on their way."""
+    channel = cache._tiers.channel
+    assert channel is not None
+    channel._on_message = lambda _: None
 
 
 async def test_a_position_is_news_for_a_few_seconds_only(redis_cache: MakeCache) -> None:
@@ -164,7 +159,6 @@ async def test_a_position_is_news_for_a_few_seconds_only(redis_cache: MakeCache)
 
 
 async def test_who_wrote_does_not_join_a_load_from_before(redis_cache: MakeCache) -> None:
-    """Nobody invalidated here yet: the other instance's notice is still on its way."""
     value, entered, gate = 0, asyncio.Event(), asyncio.Event()
     here, there = redis_cache(), redis_cache()
 
@@ -176,9 +170,7 @@ async def test_who_wrote_does_not_join_a_load_from_before(redis_cache: MakeCache
         return found
 
     await there.start()
-    channel = there._tiers.channel
-    assert channel is not None
-    channel._on_message = lambda _: None
+    hold_notices(there)
     others = asyncio.create_task(read())
     await entered.wait()
     value = 1
@@ -192,57 +184,58 @@ async def test_who_wrote_does_not_join_a_load_from_before(redis_cache: MakeCache
     assert await read() == 1
 
 
-class Posts:
-    """Posts on a replica set: written to the primary, read from a secondary that lags."""
+Client = AsyncMongoClient[dict[str, Any]]
 
-    def __init__(self, client: AsyncMongoClient[dict[str, Any]], secondary: Any) -> None:
-        self.client = client
-        self.written = client.test.get_collection("posts", write_concern=WriteConcern(1))
-        self.read = secondary.test.get_collection("posts", read_preference=ReadPreference.SECONDARY)
-        self.secondary = secondary
-        self.at: str | None = None
+
+class Posts:
+    """Posts on a replica set: written to the primary, read from a secondary that lags, by two processes' clients."""
+
+    def __init__(self, writing: Client, reading: Client) -> None:
+        self._writing = writing
+        self._reading = reading
+        self._written = writing.test.get_collection("posts", write_concern=WriteConcern(1))
+        self._read = reading.test.get_collection("posts", read_preference=ReadPreference.SECONDARY)
+        self._fill_at: ContextVar[str | None] = ContextVar("fill_at", default=None)
 
     async def write(self, n: int, title: str) -> str:
-        """Write, and the position of the write."""
-        async with self.client.start_session() as session:
-            await self.written.update_one({"_id": n}, {"$set": {"title": title}}, upsert=True, session=session)
-            assert session.operation_time is not None
-            return f"{session.operation_time.time}.{session.operation_time.inc}"
+        """Write; the position of the write, as the application's causal token has it."""
+        async with self._writing.start_session() as session:
+            await self._written.update_one({"_id": n}, {"$set": {"title": title}}, upsert=True, session=session)
+            return json_util.dumps([session.operation_time, session.cluster_time])
 
-    async def title(self, n: int, session: AsyncClientSession | None = None) -> str | None:
-        found = await self.read.find_one({"_id": n}, session=session)
+    async def title(self, n: int) -> str | None:
+        """Read from a secondary, at or after the position that the hook has set."""
+        async with self._reading.start_session(causal_consistency=True) as session:
+            if (position := self._fill_at.get()) is not None:
+                operation_time, cluster_time = json_util.loads(position)
+                session.advance_cluster_time(cluster_time)
+                session.advance_operation_time(operation_time)
+            found = await self._read.find_one({"_id": n}, session=session)
         return found["title"] if found else None
 
-
-async def stale_after_write(
-    posts: Posts, cache: Cache, other: Cache, fault: LocalMongo, *, trials: int, hook: bool
-) -> int:
-    """Writes, invalidations, then loads from a lagging secondary: how many loads stored what was before the write."""
-    wanted: list[Timestamp] = []
-
     @contextlib.contextmanager
-    def fill(positions: Sequence[str]) -> Iterator[None]:
-        newest = max(tuple(map(int, position.split("."))) for position in positions)
-        wanted.append(Timestamp(*newest))
-        yield
-        wanted.pop()
+    def fill(self, positions: Sequence[str]) -> Iterator[None]:
+        """The hook: read at or after the newest of the positions."""
+        newest = max(positions, key=lambda position: json_util.loads(position)[0])
+        token = self._fill_at.set(newest)
+        try:
+            yield
+        finally:
+            self._fill_at.reset(token)
 
-    if hook:
-        other._loader._fill = fill
 
-    @other.cached(60, key="title:{n}", tags=["post:{n}"])
+async def stale_loads(posts: Posts, writer: Cache, reader: Cache, trials: Sequence[int]) -> int:
+    """Writes, invalidations, then loads by another process: how many loads stored what was before the write."""
+
+    @reader.cached(60, key="title:{n}", tags=["post:{n}"])
     async def title(n: int) -> str | None:
-        async with posts.secondary.start_session(causal_consistency=True) as session:
-            if wanted:
-                session.advance_operation_time(wanted[-1])
-            return await posts.title(n, session)
+        return await posts.title(n)
 
     stale = 0
-    async with replication_lag(fault, 0.15):
-        for n in range(trials):
-            with at(await posts.write(n, "new")):
-                await cache.invalidate_tags(f"post:{n}")
-            stale += await title(n) != "new"
+    for n in trials:
+        with at(await posts.write(n, "new")):
+            await writer.invalidate_tags(f"post:{n}")
+        stale += await title(n) != "new"
     return stale
 
 
@@ -250,14 +243,13 @@ async def stale_after_write(
 async def test_no_load_stores_what_a_lagging_replica_had_before_the_write(
     redis_cache: MakeCache, fault_mongo: LocalMongo
 ) -> None:
-    async with AsyncMongoClient(fault_mongo.uri) as client, AsyncMongoClient(fault_mongo.uri) as secondary:
-        posts = Posts(client, secondary)
-        for n in range(30):
-            await posts.write(n, "old")
-        await until(lambda: True)
-        without = await stale_after_write(posts, redis_cache(), redis_cache(), fault_mongo, trials=10, hook=False)
-        assert without > 0, "the replica does not lag, so this test shows nothing"
-        for n in range(30):
-            await posts.write(n, "old")
-        here, there = redis_cache(version=2), redis_cache(version=2)
-        assert await stale_after_write(posts, here, there, fault_mongo, trials=30, hook=True) == 0
+    async with AsyncExitStack() as clients:
+        writing: Client = await clients.enter_async_context(AsyncMongoClient(fault_mongo.uri))
+        reading: Client = await clients.enter_async_context(AsyncMongoClient(fault_mongo.uri))
+        posts = Posts(writing, reading)
+        everywhere = writing.test.get_collection("posts", write_concern=WriteConcern(3))
+        await everywhere.insert_many([{"_id": n, "title": "old"} for n in range(60)])
+        async with replication_lag(fault_mongo, 0.15):
+            without = await stale_loads(posts, redis_cache(), redis_cache(), range(20))
+            assert without > 0, "the secondaries do not lag, so this test shows nothing"
+            assert await stale_loads(posts, redis_cache(), redis_cache(fill=posts.fill), range(20, 60)) == 0

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from smriti_scale.cache import Cache
+from smriti_scale.cache import Cache, CachedFunction
 from tests.cache.conftest import MakeCache
 
 Race = Callable[[MakeCache, int], Awaitable[int]]
@@ -23,7 +23,7 @@ async def load_against_invalidation(make: MakeCache, trials: int) -> int:
     """Count the trials after which any process answers with less than the last write."""
     database: dict[int, int] = {}
 
-    def decorate(cache: Cache) -> Callable[[int], Awaitable[int]]:
+    def decorate(cache: Cache) -> CachedFunction[[int], int]:
         @cache.cached(60, key="row:{n}", tags=["row:{n}"])
         async def row(n: int) -> int:
             await asyncio.sleep(random.random() * 0.002)
