@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import cachetools
 
+from smriti_scale.cache.cancelling import cancel
 from smriti_scale.cache.changes import Changes, tag_name
 from smriti_scale.cache.codecs import BoundCodec
 from smriti_scale.cache.coherence import Channel, Waiters
@@ -34,7 +35,7 @@ from smriti_scale.clock import Clock
 from smriti_scale.context import causal_position
 from smriti_scale.errors import ConfigurationError
 from smriti_scale.events import CacheChannelChanged, CacheRejected, Events
-from smriti_scale.redis_link import RedisLink
+from smriti_scale.redis_link import REDIS_ERRORS, RedisLink
 
 _log = logging.getLogger("smriti_scale.cache")
 
@@ -195,11 +196,7 @@ class Tiers:
         if self._tasks:
             # Leases are being given back and changes told: they get their deadline, not more.
             await asyncio.wait(list(self._tasks), timeout=self.settings.timeout)
-        tasks = [*self._tasks, *([self._recovery] if self._recovery else [])]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await cancel([*self._tasks, *([self._recovery] if self._recovery else [])])
         if self.channel is not None:
             await self.channel.aclose()
         if self.redis is not None:
@@ -432,9 +429,7 @@ class Tiers:
                 try:
                     await redis.connect()
                     await self._replay()
-                except (RedisUnavailable, OSError) as error:
-                    redis.breaker.failed(error)
-                except Exception as error:  # noqa: BLE001 - redis raises many kinds; all of them mean: not yet
+                except (RedisUnavailable, *REDIS_ERRORS) as error:  # type: ignore[misc]
                     redis.breaker.failed(error)
                 else:
                     redis.breaker.succeeded()

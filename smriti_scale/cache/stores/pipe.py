@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import hiredis
@@ -27,8 +27,9 @@ from redis.exceptions import (
     ResponseError,
 )
 
+from smriti_scale.cache.cancelling import cancel
 from smriti_scale.errors import DeadlineExceeded
-from smriti_scale.redis_link import RedisLink
+from smriti_scale.redis_link import REDIS_ERRORS, RedisLink
 
 _MAX_KEYS = 1000  # of one MGET, so that a huge turn does not hold Redis for long
 
@@ -67,12 +68,21 @@ class Pipe:
     Args:
         link: where Redis is.
         timeout: deadline of every command, in seconds.
+        on_lost: called with the error when an open connection breaks, though nothing may be under way.
         connect_timeout: how long connecting may go on in the background.
     """
 
-    def __init__(self, link: RedisLink, *, timeout: float, connect_timeout: float = 2.0) -> None:
+    def __init__(
+        self,
+        link: RedisLink,
+        *,
+        timeout: float,
+        on_lost: Callable[[Exception], None],
+        connect_timeout: float = 2.0,
+    ) -> None:
         self._link = link
         self._timeout = timeout
+        self._on_lost = on_lost
         self._connect_timeout = connect_timeout
         self._loop = asyncio.get_running_loop()
         self._queue: list[tuple[tuple[Arg, ...], Readers]] = []
@@ -123,7 +133,7 @@ class Pipe:
             self._watch.cancel()
             self._watch = None
         if connecting is not None:
-            await asyncio.wait([connecting])
+            await cancel([connecting])
         await asyncio.sleep(0)  # for the socket to be closed before the loop may be
 
     # --- writing
@@ -175,7 +185,7 @@ class Pipe:
             async with asyncio.timeout(self._connect_timeout):
                 connection = await self._link.connection()
                 await connection.connect()  # type: ignore[no-untyped-call]
-        except (RedisError, OSError, TimeoutError) as error:
+        except REDIS_ERRORS as error:
             if self._connecting is me:
                 self._connecting = None
                 self._fail(error)
@@ -185,10 +195,11 @@ class Pipe:
             self._line = _Line(connection, on_lost=self._lost)
             self._flush()
 
-    def _lost(self, line: _Line, error: BaseException) -> None:
+    def _lost(self, line: _Line, error: Exception) -> None:
         if self._line is line:
             self._line = None
             self._fail(error)
+            self._on_lost(error)
 
     def _fail(self, error: BaseException) -> None:
         """Fail what was not sent yet."""
@@ -223,7 +234,7 @@ class Pipe:
 class _Line(asyncio.Protocol):
     """An open connection, and who waits for its answers, in order."""
 
-    def __init__(self, connection: AbstractConnection, *, on_lost: Any) -> None:
+    def __init__(self, connection: AbstractConnection, *, on_lost: Callable[[_Line, Exception], None]) -> None:
         self._on_lost = on_lost
         self._sent: deque[Readers] = deque()
         self._parser = hiredis.Reader(protocolError=RedisConnectionError, replyError=_reply_error)
