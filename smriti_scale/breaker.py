@@ -8,8 +8,10 @@ breaker or opens it again, each time for longer, up to `reset_max`. (Nygard, *Re
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
+from weakref import WeakKeyDictionary, ref
 
 from smriti_scale.clock import SYSTEM_CLOCK, Clock
 from smriti_scale.errors import CircuitOpen, ConfigurationError, DeadlineExceeded
@@ -54,6 +56,7 @@ class CircuitBreaker:
         self.name = name
         self.failures = failures
         self.timeout = timeout
+        self._failures: tuple[type[BaseException], ...] = (TimeoutError, *failures)
         self._threshold = threshold
         self._reset_after = reset_after
         self._reset_max = reset_max
@@ -63,6 +66,7 @@ class CircuitBreaker:
         self._failed = 0
         self._wait = reset_after
         self._trial_at = 0.0
+        self._watches: WeakKeyDictionary[asyncio.AbstractEventLoop, _Watch] = WeakKeyDictionary()
 
     @property
     def state(self) -> State:
@@ -124,19 +128,20 @@ class CircuitBreaker:
             if asyncio.iscoroutine(operation):
                 operation.close()
             raise
-        deadline = self.timeout if timeout is None else timeout
-        scope = asyncio.timeout(deadline)
+        if timeout is None:
+            watch = self._watches.get(loop := asyncio.get_running_loop())
+            if watch is None:
+                watch = self._watches[loop] = _Watch(loop, self.timeout)
+            guarded = watch.within(operation)
+        else:
+            guarded = _within(operation, timeout)
         try:
-            async with scope:
-                result = await operation
-        except TimeoutError as error:
-            if not scope.expired():
-                self.failed(error)
-                raise
-            late = DeadlineExceeded(self.name, timeout=deadline)
+            result = await guarded
+        except _Late:
+            late = DeadlineExceeded(self.name, timeout=self.timeout if timeout is None else timeout)
             self.failed(late)
             raise late from None
-        except self.failures as error:
+        except self._failures as error:
             self.failed(error)
             raise
         self.succeeded()
@@ -148,3 +153,77 @@ class CircuitBreaker:
         self._state = state
         if self._events:
             self._events.emit(BreakerChanged(breaker=self.name, state=state, reason=reason))
+
+
+class _Late(Exception):
+    """The deadline has passed."""
+
+
+async def _within(operation: Awaitable[T], timeout: float) -> T:
+    scope = asyncio.timeout(timeout)
+    try:
+        async with scope:
+            return await operation
+    except TimeoutError:
+        if scope.expired():
+            raise _Late from None
+        raise
+
+
+class _Watch:
+    """One deadline for many calls of one event loop, with one timer.
+
+    `asyncio.timeout` sets and cancels a timer for every call, which costs as much as all else that a call does here.
+    Since all calls have the same deadline, they fall due in the order in which they began: one timer, for the oldest,
+    is enough. The dance with `cancelling` and `uncancel` is that of `asyncio.timeout`.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+        self._loop = ref(loop)
+        self._timeout = timeout
+        self._calls: deque[_Call] = deque()
+        self._armed = False
+
+    async def within(self, operation: Awaitable[T]) -> T:
+        loop, task = self._loop(), asyncio.current_task()
+        if loop is None or task is None:
+            return await _within(operation, self._timeout)
+        call = _Call(loop.time() + self._timeout, task)
+        self._calls.append(call)
+        if not self._armed:
+            self._armed = True
+            loop.call_at(call.due, self._look)
+        cancelling = task.cancelling()
+        try:
+            return await operation
+        except asyncio.CancelledError:
+            if call.late and task.uncancel() <= cancelling:
+                raise _Late from None
+            raise
+        finally:
+            call.task = None
+
+    def _look(self) -> None:
+        """Cancel what is overdue, forget what has ended, and look again when the oldest left falls due."""
+        self._armed = False
+        loop = self._loop()
+        if loop is None:
+            return
+        calls, now = self._calls, loop.time()
+        while calls and (calls[0].task is None or calls[0].due <= now):
+            call = calls.popleft()
+            if call.task is not None:
+                call.late = True
+                call.task.cancel()
+        if calls:
+            self._armed = True
+            loop.call_at(calls[0].due, self._look)
+
+
+class _Call:
+    __slots__ = ("due", "late", "task")
+
+    def __init__(self, due: float, task: asyncio.Task[Any]) -> None:
+        self.due = due
+        self.task: asyncio.Task[Any] | None = task
+        self.late = False

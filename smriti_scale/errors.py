@@ -9,6 +9,8 @@ ScaleError
 ├── CacheKeyError (TypeError)            an argument that has no stable text for a cache key
 ├── UncacheableValue (TypeError)         a value that would not come back from the cache as it went in
 ├── InvalidCursor (ValueError)           a page cursor that is altered, foreign or expired
+├── PreconditionFailed, PreconditionRequired (starlette's HTTPException; in `cache.http`) 412 and 428
+├── UnknownAsset (KeyError; in `compression`) no static file has this name
 ├── IndexingError (RuntimeError)         planning or applying indexes and shard keys
 │   ├── IndexDrift                       the database differs from the declarations
 │   ├── IndexPlanRefused                 a step may not run
@@ -32,6 +34,8 @@ ScaleError
 │   ├── UnacceptableContent (ValueError) the bytes are not of an allowed type
 │   ├── ChecksumMismatch
 │   └── StorageUnavailable (ConnectionError)
+├── InvalidCausalToken (ValueError)      a consistency token that is altered, foreign or expired
+├── DatabaseUnavailable (ConnectionError) MongoDB cannot serve this now: no primary, no connection, no majority
 └── LocalServerError (RuntimeError)      a local mongod or redis-server cannot run
     ├── BinaryNotFound (FileNotFoundError)
     ├── MissingSharedLibrary
@@ -129,14 +133,6 @@ class PortTaken(LocalServerError):
 
 class DataVersionMismatch(LocalServerError):
     """The data folder was written by another version of the server."""
-
-
-class CacheKeyError(ScaleError, TypeError):
-    """An argument cannot be part of a cache key or tag; the message says how to name or exclude it."""
-
-
-class UncacheableValue(ScaleError, TypeError):
-    """A value cannot be stored so that it comes back as it was; the message says what to annotate or change."""
 
 
 class IndexingError(ScaleError, RuntimeError):
@@ -303,3 +299,36 @@ class ChecksumMismatch(StorageError):
 
 class StorageUnavailable(StorageError, ConnectionError):
     """The store did not answer as it should, after retries."""
+
+
+class CacheKeyError(ScaleError, TypeError):
+    """An argument cannot be part of a cache key or tag; the message says how to name or exclude it."""
+
+
+class UncacheableValue(ScaleError, TypeError):
+    """A value cannot be stored so that it comes back as it was; the message says what to annotate or change."""
+
+
+class InvalidCausalToken(ScaleError, ValueError):
+    """A consistency token cannot be used. The text is safe to show; `reason` is for logs and metrics.
+
+    Args:
+        reason: `"malformed"`, `"signature"`, `"expired"`, `"foreign"`, `"future"` or `"refused"` (by the server).
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("invalid consistency token")
+        self.reason = reason
+
+
+class DatabaseUnavailable(ScaleError, ConnectionError):
+    """MongoDB cannot serve this now; the message says why, and trying again may help. To HTTP clients: 503.
+
+    Args:
+        text: what is wrong and what to do.
+        retry_after: seconds after which trying again makes sense.
+    """
+
+    def __init__(self, text: str, *, retry_after: float = 5.0) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after

@@ -208,6 +208,39 @@ class RepeatedQuery(Event):
     count: int
 
 
+@dataclass(frozen=True, slots=True)
+class PrimaryChanged(Event):
+    """The driver saw another primary, or none (`current` is None), as `host:port`."""
+
+    previous: str | None
+    current: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFellBackToPrimary(Event):
+    """A read for a caller with a causal position went to the primary: no secondary was known to be that far."""
+
+
+@dataclass(frozen=True, slots=True)
+class CausalWait(Event):
+    """A secondary was asked whether it has reached a position: how long that took, and whether it had."""
+
+    milliseconds: float
+    reached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CausalTokenIgnored(Event):
+    """A consistency token was not used: `malformed`, `signature`, `expired`, `foreign`, `future` or `refused`."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolExhausted(Event):
+    """A command found no free connection within `wait_queue_timeout`."""
+
+
 # --- ratelimit
 
 

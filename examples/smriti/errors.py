@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,7 +14,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from examples.smriti.answers import ApiError, failure
-from smriti_scale.errors import InvalidCursor
+from smriti_scale.errors import DatabaseUnavailable, InvalidCursor
+from smriti_scale.ratelimit import RateLimitExceeded
 
 _log = logging.getLogger("smriti")
 
@@ -24,7 +26,9 @@ def install_error_handlers(app: FastAPI) -> None:
         ApiError: _api_error,
         RequestValidationError: _invalid,
         InvalidCursor: _invalid_cursor,
+        RateLimitExceeded: _http_error,  # named, since the limiter has an answer of its own for it
         HTTPException: _http_error,
+        DatabaseUnavailable: _unavailable,
     }
     for error, handler in handlers.items():
         app.add_exception_handler(error, handler)
@@ -50,6 +54,11 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
     headers = dict(error.headers or {})
     status = 400 if error.status_code == 422 else error.status_code
     return failure(status, str(error.detail), headers=headers)
+
+
+async def _unavailable(request: Request, error: DatabaseUnavailable) -> Response:
+    headers = {"Retry-After": str(math.ceil(error.retry_after))}
+    return failure(503, "The database cannot be reached just now", headers=headers)
 
 
 class CrashMiddleware:

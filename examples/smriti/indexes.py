@@ -27,6 +27,7 @@ INDEXES = Indexes(
             Index("author.user_id", "visibility", *_NEWEST_FIRST),  # somebody else's
             Index("content_type", "visibility", *_NEWEST_FIRST),  # search by kind
             Index("circle_ids", *_NEWEST_FIRST),  # a circle's feed
+            Index("document_status", "created_at", partial={"document_status": "pending"}),
             Index(("title", "text"), ("text_content", "text"), ("document_text", "text"), default_language="english"),
         ],
         "circles": [

@@ -3,6 +3,7 @@
 from smriti_scale.cache.cache import Cache, StoredValue
 from smriti_scale.cache.codecs import BoundCodec, Codec, JSONCodec
 from smriti_scale.cache.function import CachedFunction
+from smriti_scale.cache.http import HTTPCacheMiddleware, http_cache
 from smriti_scale.cache.journal import Invalidation
 from smriti_scale.cache.loading import FillHook
 from smriti_scale.cache.stats import CacheStats
@@ -14,7 +15,9 @@ __all__ = [
     "CachedFunction",
     "Codec",
     "FillHook",
+    "HTTPCacheMiddleware",
     "Invalidation",
     "JSONCodec",
     "StoredValue",
+    "http_cache",
 ]

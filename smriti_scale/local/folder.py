@@ -34,6 +34,7 @@ class DataFolder:
         self.temporary = path is None
         try:
             if path is None:
+                _sweep(Path(tempfile.gettempdir()))
                 self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
             else:
                 self.path = Path(path).absolute()
@@ -65,6 +66,28 @@ class DataFolder:
         os.close(self._lock)
 
 
+def _sweep(folder: Path) -> None:
+    """Remove temporary folders of programs that were killed together with their guardians, and what runs in them."""
+    for left in folder.glob(f"{_PREFIX}*"):
+        try:
+            if left.is_symlink() or left.stat().st_uid != os.geteuid():
+                continue
+            lock = os.open(left / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            if not os.fstat(lock).st_size:
+                continue  # its owner has made it this moment, is about to lock it, and must find it free
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for record in sorted(left.glob(_RECORDS)):
+                _reap(record)
+            shutil.rmtree(left, ignore_errors=True)
+        except OSError:
+            pass  # in use
+        finally:
+            os.close(lock)
+
+
 def _reap(record: Path) -> None:
     """End what a killed owner left running. The lock is ours, so no living owner is robbed of its server."""
     try:
@@ -73,13 +96,12 @@ def _reap(record: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         record.unlink(missing_ok=True)
         return
-    (server, _), _ = processes
     if _lives(*processes[0]):
-        _signal(server, signal.SIGCONT)
-        _signal(server, signal.SIGTERM)
+        for number in (signal.SIGTERM, signal.SIGCONT):
+            _signal(processes[0][0], number)
     # The guardian, if it lives, is about to end too, and would take a new server's record with it if not awaited.
-    for pid, known in processes:
-        deadline = time.monotonic() + 15.0
+    for (pid, known), patience in zip(processes, (15.0, 2.0), strict=True):
+        deadline = time.monotonic() + patience
         while _lives(pid, known):
             if time.monotonic() > deadline:
                 _signal(pid, signal.SIGKILL)

@@ -12,19 +12,23 @@ async def login(request: Request): ...
 
 from smriti_scale.ratelimit.exceeded import RateLimitExceeded
 from smriti_scale.ratelimit.identity import IdentityList, api_key, client_address, user_or_address
+from smriti_scale.ratelimit.leases import LeasePolicy
 from smriti_scale.ratelimit.limiter import RateLimiter
 from smriti_scale.ratelimit.middleware import RateLimitMiddleware
 from smriti_scale.ratelimit.rules import BanPolicy, LimitStatus, Standing
+from smriti_scale.ratelimit.tiers import Tiers
 from smriti_scale.ratelimit.wiring import setup_rate_limiting
 
 __all__ = [
     "BanPolicy",
     "IdentityList",
+    "LeasePolicy",
     "LimitStatus",
     "RateLimitExceeded",
     "RateLimitMiddleware",
     "RateLimiter",
     "Standing",
+    "Tiers",
     "api_key",
     "client_address",
     "setup_rate_limiting",

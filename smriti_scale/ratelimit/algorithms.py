@@ -2,7 +2,9 @@
 
 Each works on a small list that belongs to one caller and one rule:
 
-- `roll` brings the state to `now`. If the clock was set back, it shortens what would otherwise last too long.
+- `roll` gives the state as it is at `now`, a new one where there is none yet. If the clock was set back, it shortens
+  what would otherwise last too long. The new state is kept when units are taken, or when `ahead` said that the clock
+  was set back (else a refused caller would be told to wait anew at every try).
 - `available` says how many units may be taken.
 - `take` takes them; `give_back` returns some that were not spent.
 - `reset_at` and `retry_after` say when all, or enough, is back.
@@ -28,8 +30,8 @@ State: TypeAlias = list[float]
 class Algorithm(Protocol):
     """One way of counting; the functions keep no state of their own."""
 
-    def new(self, rule: Rule, now: int) -> State: ...
-    def roll(self, state: State, rule: Rule, now: int) -> None: ...
+    def roll(self, state: State | None, rule: Rule, now: int) -> State: ...
+    def ahead(self, state: State, rule: Rule, now: int) -> bool: ...
     def available(self, state: State, rule: Rule, now: int) -> int: ...
     def take(self, state: State, rule: Rule, now: int, units: int) -> None: ...
     def give_back(self, state: State, rule: Rule, now: int, units: int, stamp: float) -> None: ...
@@ -42,16 +44,15 @@ class Algorithm(Protocol):
 class FixedWindow:
     """`[used, reset_at, refused]`: a window begins with the first request and all of it comes back at its end."""
 
-    def new(self, rule: Rule, now: int) -> State:
-        return [0, now + rule.window, 0]
+    def roll(self, state: State | None, rule: Rule, now: int) -> State:
+        if state is None or now >= state[1]:
+            return [0, now + rule.window, 0]
+        if state[1] > now + rule.window:
+            return [state[0], now + rule.window, state[2]]
+        return state
 
-    def roll(self, state: State, rule: Rule, now: int) -> None:
-        end = state[1]
-        if now >= end:
-            state[0] = state[2] = 0
-            state[1] = now + rule.window
-        elif end > now + rule.window:
-            state[1] = now + rule.window
+    def ahead(self, state: State, rule: Rule, now: int) -> bool:
+        return state[1] > now + rule.window
 
     def available(self, state: State, rule: Rule, now: int) -> int:
         return int(max(0, rule.amount - state[0]))
@@ -79,26 +80,27 @@ class FixedWindow:
 class SlidingWindowCounter:
     """`[start, current, previous]`: the last window's count fades out evenly while this one's builds up."""
 
-    def new(self, rule: Rule, now: int) -> State:
-        return [now - now % rule.window, 0, 0]
+    def roll(self, state: State | None, rule: Rule, now: int) -> State:
+        begin = now - now % rule.window
+        if state is None:
+            return [begin, 0, 0]
+        start, current, previous = state
+        if begin == start:
+            return state
+        if begin == start + rule.window:
+            return [begin, 0, current]
+        if begin > start:
+            return [begin, 0, 0]
+        # The clock was set back: what was counted is what counts.
+        return [begin, min(rule.amount, current + previous), 0]
 
-    def roll(self, state: State, rule: Rule, now: int) -> None:
-        start = now - now % rule.window
-        if start == state[0]:
-            return
-        if start == state[0] + rule.window:
-            state[:] = [start, 0, state[1]]
-        elif start > state[0]:
-            state[:] = [start, 0, 0]
-        else:  # the clock was set back: what was counted is what counts
-            state[:] = [start, min(rule.amount, state[1] + state[2]), 0]
-
-    def _used(self, state: State, rule: Rule, now: int) -> float:
-        weight = (rule.window - (now - state[0])) / rule.window
-        return state[2] * weight + state[1]
+    def ahead(self, state: State, rule: Rule, now: int) -> bool:
+        return state[0] > now
 
     def available(self, state: State, rule: Rule, now: int) -> int:
-        return max(0, math.floor(rule.amount - self._used(state, rule, now)))
+        start, current, previous = state
+        fading = math.ceil(previous * (rule.window - (now - start)) / rule.window)
+        return int(max(0, rule.amount - current - fading))
 
     def take(self, state: State, rule: Rule, now: int, units: int) -> None:
         state[1] += units
@@ -133,16 +135,19 @@ class SlidingWindowCounter:
 class MovingWindow:
     """The moments of the units taken, oldest first: exact at every instant, at a list entry for each unit."""
 
-    def new(self, rule: Rule, now: int) -> State:
-        return []
-
-    def roll(self, state: State, rule: Rule, now: int) -> None:
+    def roll(self, state: State | None, rule: Rule, now: int) -> State:
+        if state is None:
+            return []
         if state and state[-1] > now:  # the clock was set back: all of it counts from now
             live = len(state) - bisect_right(state, state[-1] - rule.window)
             state[:] = [now] * live
         gone = bisect_right(state, now - rule.window)
         if gone:
             del state[:gone]
+        return state
+
+    def ahead(self, state: State, rule: Rule, now: int) -> bool:
+        return False  # `roll` has set it right in place
 
     def available(self, state: State, rule: Rule, now: int) -> int:
         return max(0, rule.amount - len(state))
@@ -168,18 +173,20 @@ class MovingWindow:
         return int(state[len(state) + units - rule.amount - 1] + rule.window - now)
 
     def expires_at(self, state: State, rule: Rule, now: int) -> int:
-        return now + rule.window
+        return self.reset_at(state, rule, now)
 
 
 class GCRA:
     """`[tat]`: the theoretical arrival time. Admits at most `burst + rate × time` units in any span of time."""
 
-    def new(self, rule: Rule, now: int) -> State:
-        return [float(now)]
-
-    def roll(self, state: State, rule: Rule, now: int) -> None:
+    def roll(self, state: State | None, rule: Rule, now: int) -> State:
+        if state is None:
+            return [float(now)]
         furthest = now + rule.window / rule.amount * rule.burst
-        state[0] = min(max(state[0], float(now)), furthest)
+        return [min(max(state[0], float(now)), furthest)]
+
+    def ahead(self, state: State, rule: Rule, now: int) -> bool:
+        return state[0] > now + rule.window / rule.amount * rule.burst
 
     def available(self, state: State, rule: Rule, now: int) -> int:
         interval = rule.window / rule.amount

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from limits import RateLimitItem
@@ -73,10 +73,10 @@ class BlockingStrategy(LimitsStrategy):
     def clear(self, item: RateLimitItem, *identifiers: str) -> None:
         """Forget the caller (the last identifier but one), with all its limits."""
         identity = identity_key(identifiers[-2] if len(identifiers) > 1 else identifiers[0])
-        self._engine.memory.reset(identity)
-        if self._engine.redis is not None:
-            forget: Callable[[str], Awaitable[None]] = self._engine.redis.reset
-            self._engine.run_blocking(forget, identity)
+        if self._engine.redis is None:
+            self._engine.memory.reset(identity)
+        else:
+            self._engine.run_blocking(self._engine.forget, identity)
 
     def _decide(self, item: RateLimitItem, identifiers: tuple[str, ...], cost: int) -> Decision:
         *_, identity, scope = ("", *identifiers) if len(identifiers) > 1 else (*identifiers, "")

@@ -62,7 +62,7 @@ def guard(function: Callable[P, R], plan: RoutePlan) -> Callable[P, R]:
                 return await function(*args, **kwargs)
             request = request_in(args, kwargs)
             try:
-                decision = await limiter.check(request, plan)
+                decision = limiter.check_now(request, plan) or await limiter.check(request, plan)
             except RateLimitExceeded as refusal:
                 if isinstance(request, WebSocket):
                     return await refuse_websocket(request, refusal)

@@ -15,7 +15,7 @@ from smriti_scale.ratelimit.compat import Checked
 from smriti_scale.ratelimit.engine import Engine
 from smriti_scale.ratelimit.exceeded import PLACEHOLDER, RateLimitExceeded, Reason
 from smriti_scale.ratelimit.headers import reported
-from smriti_scale.ratelimit.plans import Awaiting, LimitSource, RoutePlan, collect, identity_of
+from smriti_scale.ratelimit.plans import Awaiting, LimitSource, Prepared, RoutePlan, collect, identity_of
 from smriti_scale.ratelimit.rules import Check, Decision
 from smriti_scale.routing import resolve_route
 
@@ -23,7 +23,9 @@ KeyStyle = Literal["route", "endpoint", "url"]
 
 _log = logging.getLogger("smriti_scale.ratelimit")
 _REASONS: dict[str, Reason] = {"banned": "banned", "denied": "denied", "unavailable": "unavailable"}
+_HOLDER = "smriti_scale.ratelimit"
 _PASS = Decision(True, "allowed", (), (), 0)
+_UNPREPARED = Prepared([], scope="", prefix="never")
 
 
 class Holder:
@@ -31,7 +33,7 @@ class Holder:
 
     __slots__ = ("decision",)
 
-    KEY = "smriti_scale.ratelimit"
+    KEY = _HOLDER
 
     def __init__(self) -> None:
         self.decision: Decision | None = None
@@ -77,11 +79,28 @@ class Enforcer:
         self._prefix = prefix
         self._swallow_errors = swallow_errors
         self._events = events
+        self._prepared: dict[str, Prepared] = {}
 
     @property
     def guards_undecorated(self) -> bool:
         """Whether routes without a decorator are checked at all."""
         return bool(self._application or self._defaults or self._engine.needs_client())
+
+    def check_now(self, request: HTTPConnection, plan: RoutePlan) -> Decision | None:
+        """As `check`, where no I/O is needed; None where it is.
+
+        Raises:
+            RateLimitExceeded: refused.
+        """
+        if not self._engine.immediate:
+            return None
+        try:
+            checks, client, _ = self._collect(request, plan, "", {})
+        except Awaiting as waiting:
+            waiting.close()
+            return None
+        decision = self._engine.decide_now(checks, client) if checks or client is not None else _PASS
+        return self._settle(request, decision) if decision is not None else None
 
     async def check(self, request: HTTPConnection, plan: RoutePlan | None, *, scope: str = "") -> Decision:
         """Charge a request with its limits: a decorated function's plan, or the defaults for `scope`.
@@ -139,12 +158,15 @@ class Enforcer:
         try:
             if self._filters and any(passes() for passes in self._filters):
                 return [], None, scope
-            sources = [*self._application, *(plan.sources if plan else ())]
-            if plan is None or not plan.overrides_defaults:
-                sources += self._defaults
+            prepared = plan.prepared if plan is not None else self._prepared.get(scope)
+            if prepared is None:
+                prepared = self._prepare(plan, scope)
             if plan is not None:
                 scope = request.scope["path"] if self._key_style == "url" else plan.name
-            checks = collect(sources, request, scope=scope, prefix=self._prefix, keys=keys)
+            if prepared.usable:
+                checks = prepared.checks(request, keys)
+            else:
+                checks = collect(self._sources(plan), request, scope=scope, prefix=self._prefix, keys=keys)
             client = None
             if self._engine.needs_client():
                 client = keys.get(self._key_func)
@@ -159,6 +181,23 @@ class Enforcer:
             return [], None, scope
         return checks, client, scope
 
+    def _sources(self, plan: RoutePlan | None) -> list[LimitSource]:
+        sources = [*self._application, *(plan.sources if plan else ())]
+        if plan is None or not plan.overrides_defaults:
+            sources += self._defaults
+        return sources
+
+    def _prepare(self, plan: RoutePlan | None, scope: str) -> Prepared:
+        if self._key_style == "url":
+            return _UNPREPARED  # every URL would be prepared by itself
+        counted = plan.name if plan is not None else scope
+        prepared = Prepared(self._sources(plan), scope=counted, prefix=self._prefix)
+        if plan is not None:
+            plan.prepared = prepared
+        else:
+            self._prepared[scope] = prepared
+        return prepared
+
     def _replacing(self, request: HTTPConnection, route: str, keys: dict[Any, str]) -> Callable[[], list[Check]] | None:
         if not self._fallbacks:
             return None
@@ -167,11 +206,14 @@ class Enforcer:
     def _settle(self, request: HTTPConnection, decision: Decision) -> Decision:
         """Leave the decision where headers and handlers find it, report it, and raise if it refuses."""
         scope = request.scope
-        holder: Holder | None = scope.get(Holder.KEY)
+        holder: Holder | None = scope.get(_HOLDER)
         if holder is not None:
             holder.decision = decision
         told = reported(decision)
-        scope.setdefault("state", {})["view_rate_limit"] = Checked.of(decision, told[0]) if told else None
+        state = scope.get("state")
+        if state is None:
+            state = scope["state"] = {}
+        state["view_rate_limit"] = Checked.of(decision, told[0]) if told is not None else None
         if self._events:
             self._emit(request, decision)
         if decision.allowed:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from anyio import from_thread
+from anyio import from_thread, to_thread
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from smriti_scale.breaker import CircuitBreaker
+from smriti_scale.clock import SYSTEM_CLOCK, Clock
 from smriti_scale.errors import CircuitOpen, DeadlineExceeded
 from smriti_scale.ratelimit.identity import IdentityList
+from smriti_scale.ratelimit.leases import LeasePolicy, Leases
 from smriti_scale.ratelimit.memory_store import MemoryStore
 from smriti_scale.ratelimit.redis_store import RedisStore
 from smriti_scale.ratelimit.rules import BanPolicy, Check, Decision, OnFailure, identity_key
@@ -33,6 +34,8 @@ class Engine:
         on_redis_failure: for limits that do not say.
         ban: who is refused too often.
         allowed, denied: identities that are let through or refused unasked.
+        leases: how much to take from Redis at once.
+        clock: the time that leases age by.
         owns_link: whether closing closes Redis.
     """
 
@@ -47,6 +50,8 @@ class Engine:
         ban: BanPolicy | None,
         allowed: IdentityList,
         denied: IdentityList,
+        leases: LeasePolicy | None = None,
+        clock: Clock = SYSTEM_CLOCK,
         owns_link: bool = True,
     ) -> None:
         self.memory = memory
@@ -59,10 +64,18 @@ class Engine:
         self._denied = denied
         self._owns_link = owns_link
         self._portal = _Portal()
+        self._leases = None
+        if leases is not None and redis is not None:
+            self._leases = Leases(leases, monotonic=clock.monotonic, now=memory.now, give_back=redis.give_back)
 
     def needs_client(self) -> bool:
         """Whether a decision also depends on who the client is by the limiter's own key function."""
         return self.ban is not None or bool(self._allowed) or bool(self._denied)
+
+    @property
+    def immediate(self) -> bool:
+        """Whether decisions are made without I/O, at least as a rule."""
+        return self.redis is None or self._leases is not None
 
     def decide_now(self, checks: Sequence[Check], client: str | None) -> Decision | None:
         """The decision, if it needs no I/O; else None."""
@@ -70,6 +83,8 @@ class Engine:
             return listed
         if self.redis is None:
             return self.memory.decide(checks, ban=self.ban, client=identity_key(client or ""))
+        if self._leases is not None:
+            return self._leases.spend(checks)
         return None
 
     async def decide(
@@ -86,12 +101,14 @@ class Engine:
         if decision is not None or self.redis is None:
             return decision or self.memory.decide(checks)
         client_key = identity_key(client or "")
-        if not self.breaker.allows():
-            return self._without_redis(checks, client_key, instead)
+        wants = self._leases.wants(checks) if self._leases is not None else None
         try:
-            return await self.breaker_call(self.redis.decide(checks, ban=self.ban, client=client_key))
+            decision = await self.breaker.call(self.redis.decide(checks, wants=wants, ban=self.ban, client=client_key))
         except _FAILURES:
             return self._without_redis(checks, client_key, instead)
+        if self._leases is not None:
+            self._leases.keep(decision)
+        return decision
 
     def decide_blocking(
         self, checks: Sequence[Check], client: str | None, instead: Callable[[], Sequence[Check]] | None = None
@@ -101,7 +118,8 @@ class Engine:
         In a worker thread (sync routes) the event loop decides meanwhile; on the loop's own thread (slowapi's
         middleware) this blocks it, for the deadline at most.
         """
-        decision = self.decide_now(checks, client)
+        # Leases belong to the loop's thread.
+        decision = self.decide_now(checks, client) if self._leases is None else None
         if decision is not None:
             return decision
         waited: Decision = self.run_blocking(self.decide, checks, client, instead)
@@ -116,27 +134,31 @@ class Engine:
                 raise
         return self._portal.call(function, *arguments)
 
-    async def aclose(self) -> None:
-        self._portal.close()
-        if self.redis is not None and self._owns_link:
-            await self.redis.link.aclose()
+    async def forget(self, identity: str) -> None:
+        """Forget one caller, by its key."""
+        if self._leases is not None:
+            self._leases.forget(identity)
+        self.memory.reset(identity)
+        if self.redis is not None:
+            await self.redis.reset(identity)
 
-    async def breaker_call(self, operation: Any) -> Decision:
-        """As `CircuitBreaker.call`, for a breaker that has just allowed."""
-        breaker = self.breaker
-        scope = asyncio.timeout(breaker.timeout)
-        try:
-            async with scope:
-                result: Decision = await operation
-        except TimeoutError as error:
-            late = DeadlineExceeded(breaker.name, timeout=breaker.timeout) if scope.expired() else error
-            breaker.failed(late)
-            raise late from None
-        except breaker.failures as error:
-            breaker.failed(error)
-            raise
-        breaker.succeeded()
-        return result
+    async def clear(self) -> None:
+        """Forget everybody."""
+        if self._leases is not None:
+            self._leases.clear()
+        self.memory.clear()
+        if self.redis is not None:
+            await self.redis.clear()
+
+    async def aclose(self) -> None:
+        """Return leases and close what was opened."""
+        if self._leases is not None:
+            await self._leases.aclose()
+        if self.redis is not None:
+            # The portal's loop has a client of its own, which nobody else can close.
+            await to_thread.run_sync(self._portal.close, self.redis.link.aclose)
+            if self._owns_link:
+                await self.redis.link.aclose()
 
     def _listed(self, checks: Sequence[Check], client: str) -> Decision | None:
         if self._allowed or self._denied:
@@ -190,8 +212,10 @@ class _Portal:
                 self._portal = self._closer.__enter__()
         return self._portal.call(function, *arguments)
 
-    def close(self) -> None:
+    def close(self, last: Callable[[], Awaitable[None]]) -> None:
+        """End the loop, running `last` in it before."""
         with self._lock:
-            closer, self._closer, self._portal = self._closer, None, None
-        if closer is not None:
+            portal, closer, self._portal, self._closer = self._portal, self._closer, None, None
+        if portal is not None and closer is not None:
+            portal.call(last)
             closer.__exit__(None, None, None)

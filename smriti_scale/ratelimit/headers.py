@@ -24,11 +24,13 @@ class HeaderNames:
 
 def reported(decision: Decision) -> tuple[Check, Outcome] | None:
     """The check that headers speak of: the one that refused, else the one with the shortest window, as with slowapi."""
-    pairs = list(zip(decision.checks, decision.outcomes, strict=False))
-    if not pairs:
+    outcomes = decision.outcomes
+    if not outcomes:
         return None
-    if decision.refused is not None:
-        return pairs[decision.refused]
+    index = decision.refused
+    if index is not None or len(outcomes) == 1:
+        return decision.checks[index or 0], outcomes[index or 0]
+    pairs = zip(decision.checks, outcomes, strict=True)
     return min(pairs, key=lambda pair: (pair[0].shadow, pair[0].rule.item))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+from starlette._utils import is_async_callable
 from starlette.requests import HTTPConnection, Request
 
 from smriti_scale.errors import ConfigurationError
@@ -145,22 +146,22 @@ def api_key(
     by_address = address or client_address()
     wanted = header.lower().encode("latin-1")
 
-    def identity_of(request: Request) -> str | Awaitable[str]:
-        given = next((value for name, value in request.scope["headers"] if name == wanted), None)
-        if given is None or len(given) > MAX_HEADER:
-            return f"ip:{by_address(request)}"
-        owner = verify(given.decode("latin-1"))
-        if isinstance(owner, Awaitable):
-            return later(owner, request)
-        return named(owner, request)
+    def given(request: Request) -> str | None:
+        value = next((value for name, value in request.scope["headers"] if name == wanted), None)
+        return None if value is None or len(value) > MAX_HEADER else value.decode("latin-1")
 
     def named(owner: object, request: Request) -> str:
         return f"key:{owner}" if owner is not None and owner != "" else f"ip:{by_address(request)}"
 
-    async def later(owner: Awaitable[object], request: Request) -> str:
-        return named(await owner, request)
+    def identity_of(request: Request) -> str:
+        key = given(request)
+        return named(verify(key) if key is not None else None, request)
 
-    return identity_of
+    async def identity_awaited(request: Request) -> str:
+        key = given(request)
+        return named(await verify(key) if key is not None else None, request)  # type: ignore[misc]  # it is async
+
+    return identity_awaited if is_async_callable(verify) else identity_of
 
 
 class IdentityList:

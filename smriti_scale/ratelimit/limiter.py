@@ -22,6 +22,7 @@ from smriti_scale.ratelimit.enforcement import Enforcer, KeyStyle, name_of
 from smriti_scale.ratelimit.engine import Engine
 from smriti_scale.ratelimit.headers import HeaderNames, write_headers
 from smriti_scale.ratelimit.identity import IdentityList
+from smriti_scale.ratelimit.leases import LeasePolicy
 from smriti_scale.ratelimit.memory_store import MemoryStore
 from smriti_scale.ratelimit.plans import (
     LimitSource,
@@ -95,6 +96,7 @@ class RateLimiter(Limiter):
         instances: processes that serve the application: while Redis fails, each admits this part of a limit.
         on_redis_failure: `memory`, `deny` (fail closed: 503) or `allow`; also an argument of `limit`.
         shadow: count and report, refuse nothing.
+        leases: for hot keys: take several units from Redis at once and spend them in memory, see `LeasePolicy`.
         ban: who is refused too often is refused altogether for a while.
         allow, deny: identities, addresses or networks that are always let through, or always refused (403).
         ietf_headers: write the IETF draft's `RateLimit-Policy` and `RateLimit`.
@@ -130,6 +132,7 @@ class RateLimiter(Limiter):
         instances: int = 1,
         on_redis_failure: OnFailure = "memory",
         shadow: bool = False,
+        leases: LeasePolicy | None = None,
         ban: BanPolicy | None = None,
         allow: Iterable[str] = (),
         deny: Iterable[str] = (),
@@ -176,11 +179,12 @@ class RateLimiter(Limiter):
         self._has_generators = False
         self._names_taken: dict[str, int] = {}
         options = storage_options or {}
-        prefix = str(self._key_prefix or "")
+        own_prefix = str(self._key_prefix or "")
+        prefix = f"{own_prefix.rstrip(':')}:ratelimit".lstrip(":")
         link = _link(redis, storage_uri or setting("RATELIMIT_STORAGE_URL", "memory://"), options)
         self._engine = Engine(
             MemoryStore(max_callers=max_callers, clock=clock),
-            RedisStore(link, prefix=f"{prefix.rstrip(':')}:ratelimit".lstrip(":"), clock=clock) if link else None,
+            RedisStore(link, prefix=prefix, timeout=redis_timeout, clock=clock) if link else None,
             CircuitBreaker(
                 "ratelimit",
                 failures=REDIS_FAILURES,
@@ -192,6 +196,7 @@ class RateLimiter(Limiter):
             ),
             instances=instances,
             on_redis_failure=on_redis_failure,
+            leases=leases,
             ban=ban,
             allowed=self.allowed,
             denied=self.denied,
@@ -205,13 +210,14 @@ class RateLimiter(Limiter):
             fallbacks=self._sources(in_memory_fallback or setting("RATELIMIT_IN_MEMORY_FALLBACK")),
             filters=self._request_filters,
             key_style=key_style,
-            prefix=prefix,
+            prefix=own_prefix,
             swallow_errors=self._swallow_errors,
             events=self.events,
         )
         storage = BlockingStorage(self._engine, self.reset)
         self._storage = storage  # type: ignore[assignment]  # the part of it that slowapi uses
         self._limiter = BlockingStrategy(self._engine, storage, self._counting)
+        self.check_now = self._enforcer.check_now
         self.check = self._enforcer.check
         self.check_blocking = self._enforcer.check_blocking
         self.scope_of = self._enforcer.scope_of
@@ -220,6 +226,11 @@ class RateLimiter(Limiter):
     def active(self) -> bool:
         """Whether requests are checked at all."""
         return self.enabled and self._auto_check
+
+    @property
+    def breaker(self) -> CircuitBreaker:
+        """What stands before Redis; its state says whether Redis is asked."""
+        return self._engine.breaker
 
     @property
     def guards_undecorated(self) -> bool:
@@ -349,16 +360,12 @@ class RateLimiter(Limiter):
         Without an argument, as slowapi has it, everybody is forgotten, and this blocks.
         """
         if identity is not None:
-            return self._forget(identity_key(identity))
-        self._engine.memory.clear()
-        if self._engine.redis is not None:
-            self._engine.run_blocking(self._engine.redis.clear)
+            return self._engine.forget(identity_key(identity))
+        if self._engine.redis is None:
+            self._engine.memory.clear()
+        else:
+            self._engine.run_blocking(self._engine.clear)
         return None
-
-    async def _forget(self, key: str) -> None:
-        self._engine.memory.reset(key)
-        if self._engine.redis is not None:
-            await self._engine.redis.reset(key)
 
     async def aclose(self) -> None:
         """Close what the limiter opened. `setup_rate_limiting` does it when the application stops."""
@@ -414,6 +421,7 @@ class RateLimiter(Limiter):
                 self._has_generators |= plan.by_middleware
                 attach_plan(guarded, plan)
             plan.sources.append(source)
+            plan.prepared = None
             name = name_of(function)
             # slowapi's middleware looks here for routes that it must leave to their decorator.
             if source.static is not None:

@@ -77,17 +77,19 @@ class MemoryStore:
             if ban is not None and (caller := self._callers.get(client)) is not None and caller.banned_until > now:
                 until = min(caller.banned_until, now + int(ban.duration * MICROSECONDS))
                 return Decision(False, "banned", checks, (), now, wait=(until - now) / MICROSECONDS)
+            if len(checks) == 1 and ban is None:
+                return self._decide_one(checks, now, source)
             states = []
             refused = None
             for index, check in enumerate(checks):
                 rule = check.rule
                 algorithm = ALGORITHMS[rule.strategy]
                 caller = self._callers.get(check.identity)
-                state = caller.states.get(check.field) if caller is not None else None
-                if state is None:
-                    state = algorithm.new(rule, now)
-                algorithm.roll(state, rule, now)
+                known = caller.states.get(check.field) if caller is not None else None
+                state = algorithm.roll(known, rule, now)
                 granted = algorithm.available(state, rule, now) >= check.cost
+                if not granted and known is not None and algorithm.ahead(known, rule, now):
+                    self._keep(check, state, algorithm.expires_at(state, rule, now), now)
                 states.append((state, granted))
                 if not granted and not check.shadow and refused is None:
                     refused = index
@@ -114,6 +116,35 @@ class MemoryStore:
             if refused is not None and ban is not None:
                 self._strike(client, ban, now)
             return Decision(refused is None, source, checks, outcomes, now, refused)
+
+    def _decide_one(self, checks: Sequence[Check], now: int, source: Source) -> Decision:
+        """What `decide` does, for the usual single limit."""
+        check = checks[0]
+        rule, identity, field, cost, shadow, _, _ = check
+        algorithm = ALGORITHMS[rule.strategy]
+        caller = self._callers.get(identity)
+        known = caller.states.get(field) if caller is not None else None
+        state = algorithm.roll(known, rule, now)
+        remaining = algorithm.available(state, rule, now)
+        wait = 0
+        if remaining >= cost:
+            granted = cost
+            if cost:
+                algorithm.take(state, rule, now, cost)
+                remaining -= cost
+                self._keep(check, state, algorithm.expires_at(state, rule, now), now)
+            elif not remaining:
+                wait = algorithm.retry_after(state, rule, now, 1)
+        else:
+            granted = -1
+            if rule.strategy == "fixed-window":
+                state[2] += cost
+            wait = algorithm.retry_after(state, rule, now, cost)
+            if known is not None and algorithm.ahead(known, rule, now):
+                self._keep(check, state, algorithm.expires_at(state, rule, now), now)
+        outcome = Outcome(granted, remaining, algorithm.reset_at(state, rule, now), wait, 0)
+        refused = 0 if granted < 0 and not shadow else None
+        return Decision(refused is None, source, checks, (outcome,), now, refused)
 
     def peek(self, identity: str) -> tuple[list[LimitStatus], float]:
         """See `RedisStore.peek`."""
@@ -151,10 +182,9 @@ class MemoryStore:
         if caller is None:
             caller = self._admit(check.identity, now)
         states = caller.states
-        if check.field not in states:
-            states[check.field] = state
-            if len(states) & 63 == 0:
-                self._tidy(caller, now)
+        if check.field not in states and len(states) & 63 == 63:
+            self._tidy(caller, now)
+        states[check.field] = state
         if ends > caller.ends:
             caller.ends = ends
 

@@ -17,6 +17,7 @@ from starlette.requests import HTTPConnection
 
 from smriti_scale.errors import ConfigurationError
 from smriti_scale.ratelimit.rules import Check, OnFailure, Rule, Strategy, identity_key, parse_limits
+from smriti_scale.ratelimit.tiers import Tiers
 
 if TYPE_CHECKING:
     from smriti_scale.ratelimit.limiter import RateLimiter
@@ -112,6 +113,18 @@ class LimitSource:
         else:
             self.static = self._limits_of(provider)
 
+    @property
+    def depends_on_caller_only(self) -> bool:
+        """Whether a request changes nothing about these limits but who is counted."""
+        return (
+            self.static is not None
+            and self.exempt_when is None
+            and self.methods is None
+            and not self.per_method
+            and not callable(self.scope)
+            and isinstance(self.cost, int)
+        )
+
     def limits(self, request: HTTPConnection, key: str | None = None) -> tuple[RouteLimit, ...]:
         """The limits for one request. A provider's bad string is logged and limits nothing, as with slowapi."""
         if self.static is not None:
@@ -120,10 +133,10 @@ class LimitSource:
         tier = ""
         if self.provider_takes == "key":
             text = provider(self.key_func(request) if key is None else key)
+        elif isinstance(provider, Tiers):
+            text, tier = provider.resolve(request)  # type: ignore[arg-type]  # a WebSocket serves as well
         elif self.provider_takes == "request":
             text = provider(request)
-            tier_of = getattr(provider, "tier_of", None)
-            tier = tier_of(request) if tier_of else ""
         else:
             text = provider()
         try:
@@ -152,6 +165,7 @@ class RoutePlan:
         self.name = name
         self.sources: list[LimitSource] = []
         self.by_middleware = False
+        self.prepared: Prepared | None = None
 
     @property
     def overrides_defaults(self) -> bool:
@@ -207,6 +221,47 @@ class Awaiting(Exception):
     def close(self) -> None:
         if inspect.iscoroutine(self._awaitable):
             self._awaitable.close()
+
+
+class Prepared:
+    """The checks of a route, ready but for the caller: for limits that do not depend on the request otherwise.
+
+    Args:
+        sources: the limits.
+        scope: what they count.
+        prefix: slowapi's key prefix.
+    """
+
+    __slots__ = ("_limits", "usable")
+
+    def __init__(self, sources: Sequence[LimitSource], *, scope: str, prefix: str) -> None:
+        self._limits = [
+            (source, [(limit.rule, f"{limit.rule.key} {counted}", limit) for limit in source.static or ()], counted)
+            for source in sources
+            for counted in [source.scope or scope]
+        ]
+        fields = [field for _, parts, _ in self._limits for _, field, _ in parts]
+        self.usable = (
+            not prefix and len(set(fields)) == len(fields) and all(source.depends_on_caller_only for source in sources)
+        )
+
+    def checks(self, request: HTTPConnection, keys: dict[Any, str]) -> list[Check]:
+        """As `collect`."""
+        checks = []
+        for source, parts, counted in self._limits:
+            key_func = source.key_func
+            key = keys.get(key_func)
+            if key is None:
+                key = keys[key_func] = identity_of(key_func, request, takes_request=source.key_takes_request)
+            identity = identity_key(key)
+            for rule, field, limit in parts:
+                checks.append(
+                    _new_check(Check, (rule, identity, field, source.cost, limit.shadow, limit, (key, counted)))
+                )
+        return checks
+
+
+_new_check = tuple.__new__  # a NamedTuple's own constructor costs twice as much
 
 
 def collect(

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from importlib import resources
-from typing import Any, TypeAlias
+from typing import Any
 
 from redis.crc import key_slot
 
 from smriti_scale.clock import Clock
+from smriti_scale.ratelimit.lanes import Argument, Lanes
 from smriti_scale.ratelimit.rules import (
     MICROSECONDS,
     BanPolicy,
@@ -29,10 +30,10 @@ from smriti_scale.redis_link import RedisLink, RedisScript
 
 _PARTS = ("fixed_window", "sliding_window_counter", "moving_window", "gcra", "decide")
 _FIELDS = 5
-Argument: TypeAlias = str | int | float
 
 
-def _script() -> str:
+def script_source() -> str:
+    """The four algorithms and the decision, as one script."""
     folder = resources.files("smriti_scale.ratelimit") / "lua"
     return "local algorithms = {}\n" + "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in _PARTS)
 
@@ -43,14 +44,15 @@ class RedisStore:
     Args:
         link: the Redis.
         prefix: begins every key.
+        timeout: deadline of a pipeline, seconds.
         clock: a time other than the server's (tests).
     """
 
-    def __init__(self, link: RedisLink, *, prefix: str, clock: Clock | None = None) -> None:
+    def __init__(self, link: RedisLink, *, prefix: str, timeout: float, clock: Clock | None = None) -> None:
         self.link = link
         self._prefix = prefix
         self._clock = clock
-        self._script = RedisScript(_script())
+        self._lanes = Lanes(link, RedisScript(script_source()), timeout=timeout)
 
     async def decide(
         self,
@@ -83,7 +85,7 @@ class RedisStore:
             arguments: list[Argument] = [1, self._now(), 0, 0, 0, 0, 0]
             for check, units, stamp in group:
                 self._append(keys, arguments, check, units, stamp)
-            await self._script.run(self.link.client, keys, arguments)
+            await self._lanes.run(keys, arguments)
 
     async def peek(self, identity: str) -> tuple[list[LimitStatus], float]:
         """Every limit that counts something for a caller, and until when it is banned (epoch seconds, or 0)."""
@@ -164,7 +166,7 @@ class RedisStore:
         return refusing
 
     async def _strike(self, ban: BanPolicy, client: str) -> None:
-        await self._script.run(self.link.client, [self._key(client)], [0, self._now(), 1, *ban.arguments, 1])
+        await self._lanes.run([self._key(client)], [0, self._now(), 1, *ban.arguments, 1])
 
     async def _run(
         self, checks: Sequence[Check], *, wants: Sequence[int] | None, ban: BanPolicy | None, client: str
@@ -178,7 +180,7 @@ class RedisStore:
             arguments = [0, self._now(), 1, *ban.arguments, 0]
         for index, check in enumerate(checks):
             self._append(keys, arguments, check, check.cost, wants[index] if wants else check.cost)
-        reply = await self._script.run(self.link.client, keys, arguments)
+        reply = await self._lanes.run(keys, arguments)
         now: int = reply[0]
         if len(reply) < 2 + len(checks) * _FIELDS:
             return Decision(False, "banned", checks, (), now, wait=(reply[1] - now) / MICROSECONDS)

@@ -234,6 +234,7 @@ class BanPolicy:
         return self.refusals, int(self.within * MICROSECONDS), int(self.duration * MICROSECONDS)
 
 
+@lru_cache(maxsize=8192)
 def identity_key(identity: str) -> str:
     """An identity as keys hold it: as it is where short and plain, else by hash, so that no header can forge a key."""
     if _PLAIN_IDENTITY(identity):

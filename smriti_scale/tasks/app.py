@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, signals
 
 from smriti_scale.events import Events
+from smriti_scale.tasks.dead_letters import DeadLetters
 from smriti_scale.tasks.idempotency import IdempotencyStore
 from smriti_scale.tasks.idempotency_redis import RedisIdempotency
 from smriti_scale.tasks.loops import Lifespan, WorkerLoop
 from smriti_scale.tasks.policy import Broker, TaskPolicy
+from smriti_scale.tasks.queues import QueueMonitor
 from smriti_scale.tasks.task import ScaleTask
 
 if TYPE_CHECKING:
@@ -59,6 +62,13 @@ class ScaleCelery(_Celery):
         self.steps["consumer"].add("smriti_scale.tasks.request:LeaseStep")
         self._close_loop_with_the_process()
 
+    if not TYPE_CHECKING:  # the stubs' overloads say it better
+
+        def task(self, *args: Any, **opts: Any) -> Any:
+            """Celery's decorator, for tasks of this app alone: Celery would give them to every app of the process."""
+            opts.setdefault("shared", False)
+            return super().task(*args, **opts)
+
     @property
     def publisher(self) -> Publisher:
         """Hands tasks to the broker off the event loop."""
@@ -79,6 +89,16 @@ class ScaleCelery(_Celery):
     def idempotency(self, store: IdempotencyStore) -> None:
         self._idempotency = store
 
+    @cached_property
+    def dead_letters(self) -> DeadLetters:
+        """Tasks that will not be tried again, until someone decides."""
+        return DeadLetters(self)
+
+    @cached_property
+    def queue_monitor(self) -> QueueMonitor:
+        """Depth and age of the queues."""
+        return QueueMonitor(self)
+
     def opened(self) -> AbstractAsyncContextManager[Any]:
         """`async with app.opened() as state:` enters the tasks' lifespan on the running loop, as eager tests need."""
         return self.worker_loop.opened()
@@ -87,6 +107,9 @@ class ScaleCelery(_Celery):
         """Send what waits to be published and let go of the broker: for the end of the web app's lifespan."""
         if self._publisher is not None:
             await self._publisher.aclose()
+        for made in ("dead_letters", "queue_monitor"):
+            if made in self.__dict__:
+                await self.__dict__[made].aclose()
 
     def _close_loop_with_the_process(self) -> None:
         def close(**_: Any) -> None:

@@ -34,6 +34,7 @@ async def run_eagerly(
         wire = json.loads(json.dumps([args, kwargs]))
     except (TypeError, ValueError) as error:
         raise NotSerializable(f"the arguments of {task.name} are not JSON ({error})") from error
+    task = task.app.tasks[task.name]  # what was given may be Celery's lazy proxy of it
     headers = with_context(None)
     if not isinstance(task, ScaleTask) or not task.is_async:
         # `apply` retries sync bodies by itself.

@@ -194,6 +194,8 @@ def celery_settings(
             "socket_keepalive": True,
             "health_check_interval": 10,
         },
+        "beat_scheduler": "smriti_scale.tasks.beat:LeaderScheduler",
+        "beat_max_loop_interval": 5,
         "task_always_eager": eager,
         "task_eager_propagates": True,
         "worker_send_task_events": False,

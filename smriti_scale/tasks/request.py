@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined] # the stubs lack it
 from billiard.exceptions import SoftTimeLimitExceeded, Terminated, TimeLimitExceeded, WorkerLostError
 from celery import bootsteps
 from celery.exceptions import Ignore, Reject, Retry
@@ -57,9 +58,11 @@ class ScaleRequest(_Request):
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         """The body raised, or its process died."""
         error = exc_info.exception
-        error = getattr(error, "exc", None) or error  # billiard wraps it, to carry the traceback
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
         self.outcome = outcome_of(error, requeues_lost=bool(self.task.reject_on_worker_lost))
-        if self.outcome == "failed" and not self._bury(reason_of(error), error, str(exc_info.traceback or "")):
+        traceback = str(exc_info.traceback or "")
+        if self.outcome == "failed" and not self._bury(reason_of(error), described(error), traceback):
             return
         if isinstance(error, MemoryError):
             self.acknowledge()  # Celery would raise it again here, in the main process, and leave the message hanging
@@ -70,7 +73,7 @@ class ScaleRequest(_Request):
         """A time limit passed; after the hard one the process is killed."""
         if not soft:
             self.outcome = "failed"
-            if not self._bury("timed_out", TimeLimitExceeded(timeout), ""):
+            if not self._bury("timed_out", described(TimeLimitExceeded(timeout)), ""):
                 return
         super().on_timeout(soft, timeout)
 
@@ -91,12 +94,9 @@ class ScaleRequest(_Request):
     def _channel(self) -> Any:
         return self._message.channel
 
-    def _bury(self, reason: str, error: BaseException, traceback: str) -> bool:
+    def _bury(self, reason: str, error: str, traceback: str) -> bool:
         if not self._buried:
-            app: ScaleCelery = self._app
-            self._buried = bury_delivery(
-                app, self._message, reason=reason, error=f"{type(error).__name__}: {error}", traceback=traceback
-            )
+            self._buried = bury_delivery(self._app, self._message, reason=reason, error=error, traceback=traceback)
         return self._buried
 
     def _emit(self) -> None:
@@ -136,6 +136,12 @@ def outcome_of(error: BaseException, *, requeues_lost: bool) -> str:
 def reason_of(error: BaseException) -> str:
     """The reason of a dead letter, from what ended the task."""
     return "timed_out" if isinstance(error, (TimeLimitExceeded, SoftTimeLimitExceeded)) else "failed"
+
+
+def described(error: BaseException) -> str:
+    """An error as a dead letter tells it."""
+    told = f"ran longer than {error.args[0]:g} s" if isinstance(error, TimeLimitExceeded) else str(error)
+    return f"{type(error).__name__}: {told}"
 
 
 def queue_of(message: Any) -> str:
@@ -231,7 +237,7 @@ class LeaseStep(bootsteps.StartStopStep):
                 kind.on_unknown_task(consumer, body, message, error)
 
         def on_invalid_task(body: Any, message: Any, error: Exception) -> None:
-            if bury_delivery(app, message, reason="unreadable", error=f"{type(error).__name__}: {error}"):
+            if bury_delivery(app, message, reason="unreadable", error=described(error)):
                 kind.on_invalid_task(consumer, body, message, error)
 
         def on_unknown_message(body: Any, message: Any) -> None:
@@ -239,7 +245,7 @@ class LeaseStep(bootsteps.StartStopStep):
                 kind.on_unknown_message(consumer, body, message)
 
         def on_decode_error(message: Any, error: Exception) -> None:
-            if bury_delivery(app, message, reason="unreadable", error=f"{type(error).__name__}: {error}"):
+            if bury_delivery(app, message, reason="unreadable", error=described(error)):
                 kind.on_decode_error(consumer, message, error)
 
         consumer.on_unknown_task = on_unknown_task

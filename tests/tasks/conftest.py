@@ -123,12 +123,12 @@ Notes = Callable[..., Any]
 def notes(redis_client: redis.asyncio.Redis, worker_prefix: str) -> Notes:
     """`await notes(key, count)`: what the tasks noted under `key`, once there are `count` entries."""
 
-    async def read(key: str, count: int, *, seconds: float = 30.0, exactly: bool = False) -> list[str]:
+    async def read(key: str, count: int, *, seconds: float = 30.0) -> list[str]:
         deadline = time.monotonic() + seconds
         while True:
-            found: list[bytes] = await redis_client.lrange(f"{worker_prefix}{key}", 0, -1)  # type: ignore[misc]
+            found = await redis_client.lrange(f"{worker_prefix}{key}", 0, -1)
             if len(found) >= count or time.monotonic() > deadline:
-                return [entry.decode() for entry in found]
+                return [bytes(entry).decode() for entry in found]  # type: ignore[arg-type]
             await asyncio.sleep(0.02)
 
     return read

@@ -7,12 +7,12 @@ from typing import Any
 from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
-from smriti_scale.cache import Cache
 
 from examples.smriti.answers import ApiError, iso
 from examples.smriti.auth.accounts import User, now
 from examples.smriti.circles import rules
 from examples.smriti.lists import page_of
+from smriti_scale.cache import Cache
 from smriti_scale.mongo import MongoClients
 from smriti_scale.pagination import CursorPaginator
 
@@ -56,9 +56,9 @@ class Circles:
             "created_by": {"user_id": user.id, "username": user.username},
         }
 
-        async def insert(session: Any) -> None:
-            await self._require_room(user, session)
-            await self._mongo.write.circles.insert_one(document, session=session)
+        async def insert() -> None:
+            await self._require_room(user)
+            await self._mongo.write.circles.insert_one(document)
 
         for attempt in range(_CODE_ATTEMPTS):
             document["invite_code"] = rules.new_invite_code()
@@ -137,10 +137,10 @@ class Circles:
             ApiError: CIRCLE_LIMIT_REACHED, INVALID_INVITE_CODE, ALREADY_MEMBER or CIRCLE_FULL.
         """
 
-        async def enter(session: Any) -> dict[str, Any]:
+        async def enter() -> dict[str, Any]:
             circles = self._mongo.write.circles
-            await self._require_room(user, session)
-            found = await circles.find_one({"invite_code": code}, session=session)
+            await self._require_room(user)
+            found = await circles.find_one({"invite_code": code})
             if found is None:
                 raise _invalid_code()
             if is_member(found, user.id):
@@ -151,7 +151,6 @@ class Circles:
                 {"_id": found["_id"]},
                 {"$push": {"members": _member(user)}, "$inc": {"member_count": 1}},
                 return_document=ReturnDocument.AFTER,
-                session=session,
             )
             return joined
 
@@ -204,26 +203,23 @@ class Circles:
             ApiError: CIRCLE_NOT_FOUND.
         """
 
-        async def vote(session: Any) -> tuple[dict[str, Any], bool]:
+        async def vote() -> tuple[dict[str, Any], bool]:
             circles, posts = self._mongo.write.circles, self._mongo.write.posts
             voted = await circles.find_one_and_update(
                 _mine(user, circle_id),
                 {"$addToSet": {"deletion_votes": user.id}},
                 return_document=ReturnDocument.AFTER,
-                session=session,
             )
             if voted is None:
                 raise not_found()
             members = {member["user_id"] for member in voted["members"]}
             if not members <= set(voted["deletion_votes"]):
                 return voted, False
-            await circles.delete_one({"_id": voted["_id"]}, session=session)
+            await circles.delete_one({"_id": voted["_id"]})
             here = {"circle_ids": str(voted["_id"])}
             alone = {"circle_ids": [str(voted["_id"])]}
-            await posts.update_many(
-                alone, {"$set": {"visibility": "private"}, "$unset": {"circle_ids": ""}}, session=session
-            )
-            await posts.update_many(here, {"$pull": here}, session=session)
+            await posts.update_many(alone, {"$set": {"visibility": "private"}, "$unset": {"circle_ids": ""}})
+            await posts.update_many(here, {"$pull": here})
             return voted, True
 
         voted, deleted = await self._mongo.transaction(vote)
@@ -258,15 +254,11 @@ class Circles:
         await self._changed(updated)
         return updated
 
-    async def _require_room(self, user: User, session: Any) -> None:
+    async def _require_room(self, user: User) -> None:
         # Writing to the user's own document makes two overlapping joins of one person conflict, so that the second
         # counts after the first: the count alone would let both through.
-        await self._mongo.write.users.update_one(
-            {"_id": ObjectId(user.id)}, {"$inc": {"circle_changes": 1}}, session=session
-        )
-        count = await self._mongo.write.circles.count_documents(
-            {"members.user_id": user.id}, limit=rules.MOST_CIRCLES, session=session
-        )
+        await self._mongo.write.users.update_one({"_id": ObjectId(user.id)}, {"$inc": {"circle_changes": 1}})
+        count = await self._mongo.write.circles.count_documents({"members.user_id": user.id}, limit=rules.MOST_CIRCLES)
         if count >= rules.MOST_CIRCLES:
             raise ApiError(403, f"You are in {rules.MOST_CIRCLES} circles already", code="CIRCLE_LIMIT_REACHED")
 

@@ -1,10 +1,10 @@
 """`/api/circles`: private groups, their feeds, and how they end."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, File, Form, Query, UploadFile
 from pydantic import AfterValidator, AliasChoices, BaseModel, Field
-from smriti_scale.ratelimit import RateLimiter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,6 +17,7 @@ from examples.smriti.lists import Cursor, Limit, Skip
 from examples.smriti.posts import drafts
 from examples.smriti.posts.posts import Posts
 from examples.smriti.settings import SmritiSettings
+from smriti_scale.ratelimit import RateLimiter
 
 
 def _code(value: str) -> str:
@@ -30,6 +31,16 @@ def _color(value: str | None) -> str | None:
     return None if value is None else rules.color(value)
 
 
+def _fits(rule: Callable[[str | None], str | None]) -> Callable[[str | None], str | None]:
+    """Check by a rule, but keep the text: an empty one takes the old value away, null leaves it."""
+
+    def check(value: str | None) -> str | None:
+        rule(value)
+        return value
+
+    return check
+
+
 class NewCircle(BaseModel):
     name: Annotated[str, AfterValidator(rules.circle_name)]
     description: Annotated[str | None, AfterValidator(rules.description)] = None
@@ -41,9 +52,9 @@ class CircleChanges(BaseModel):
     """What is given changes; what is absent or null stays."""
 
     name: Annotated[str, AfterValidator(rules.circle_name)] | None = None
-    description: str | None = Field(None, max_length=1_000)
+    description: Annotated[str | None, AfterValidator(_fits(rules.description))] = None
     color: Annotated[str | None, AfterValidator(_color)] = None
-    emoji: str | None = Field(None, max_length=100)
+    emoji: Annotated[str | None, AfterValidator(_fits(rules.emoji))] = None
 
     def changes(self) -> dict[str, Any]:
         given = {name: value for name, value in self.model_dump(exclude_unset=True).items() if value is not None}

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bson import ObjectId
-from smriti_scale.cache import Cache
 
 from examples.smriti.answers import ApiError, json_bytes
 from examples.smriti.lists import page_of
 from examples.smriti.posts.posts import PUBLIC
 from examples.smriti.posts.views import post_view
+from smriti_scale.cache import Cache
 from smriti_scale.mongo import MongoClients
 from smriti_scale.pagination import CursorPaginator
 

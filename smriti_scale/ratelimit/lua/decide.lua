@@ -66,8 +66,9 @@ for base = FIRST, #ARGV, CHECK do
   }
   local key, field, algorithm = KEYS[tonumber(ARGV[base])], ARGV[base + 2], algorithms[ARGV[base + 3]]
   local raw = redis.call('HGET', key, field)
-  local state = algorithm.load(raw, rule, now)
+  local state, set_right = algorithm.load(raw, rule, now)
   local check = { key = key, field = field, rule = rule, algorithm = algorithm, state = state, known = raw }
+  check.set_right = set_right
   check.need, check.want = tonumber(ARGV[base + 7]), tonumber(ARGV[base + 8])
   if ARGV[1] ~= '1' then
     local available = algorithm.available(state, rule, now)
@@ -122,6 +123,9 @@ for _, check in ipairs(checks) do
     store(check)
   elseif not allowed and check.granted > 0 then
     check.granted = 0
+  elseif check.granted < 0 and check.set_right then
+    -- The clock was set back; kept, or a refused caller would be told to wait anew at every try.
+    store(check)
   end
   local remaining = algorithm.available(state, rule, now)
   local wait = 0

@@ -6,7 +6,8 @@ algorithms.F = {
       return { 0, now + rule.window }
     end
     -- A clock set back must not make the window longer than it is.
-    return { tonumber(used), math.min(tonumber(reset_at), now + rule.window) }
+    reset_at = tonumber(reset_at)
+    return { tonumber(used), math.min(reset_at, now + rule.window) }, reset_at > now + rule.window
   end,
   available = function(state, rule)
     return math.max(0, rule.amount - state[1])

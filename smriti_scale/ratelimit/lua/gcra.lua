@@ -2,7 +2,8 @@
 algorithms.G = {
   load = function(raw, rule, now)
     local furthest = now + rule.window / rule.amount * rule.size
-    return { math.min(math.max(tonumber(raw or now), now), furthest) }
+    local known = tonumber(raw or now)
+    return { math.min(math.max(known, now), furthest) }, known > furthest
   end,
   available = function(state, rule, now)
     local interval = rule.window / rule.amount

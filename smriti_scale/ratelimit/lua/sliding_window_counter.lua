@@ -15,11 +15,11 @@ algorithms.S = {
       return { begin, 0, 0 }
     end
     -- The clock was set back: what was counted is what counts.
-    return { begin, math.min(rule.amount, current + previous), 0 }
+    return { begin, math.min(rule.amount, current + previous), 0 }, true
   end,
   available = function(state, rule, now)
-    local weight = (rule.window - (now - state[1])) / rule.window
-    return math.max(0, math.floor(rule.amount - (state[3] * weight + state[2])))
+    local fading = math.ceil(state[3] * (rule.window - (now - state[1])) / rule.window)
+    return math.max(0, rule.amount - state[2] - fading)
   end,
   take = function(state, _, _, units)
     state[2] = state[2] + units

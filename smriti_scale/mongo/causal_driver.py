@@ -1,0 +1,190 @@
+"""The drivers' own clients, with three things changed: the session lent to a command, patience, the error at the end.
+
+A driver gives each command that has no session one for itself, and ends it. Here that session is a causal one that
+begins at the position of the caller (`causal_scope`), so every read waits for that position at the server. Why not one
+session for the whole request, by `session.bind()`: two writes that run at once in one session (`asyncio.gather`) take
+the same transaction number, and the server answers the second as a retry of the first, without doing it
+(`tests/mongo/test_causal_driver.py` shows it). And a session that has ended fails whatever outlives the request.
+
+A driver retries once, which an election outlasts: the retry meets a node that is not primary any more, or not yet.
+Here retries go on until `write_timeout`, under the same transaction number, so a write is still done once.
+
+What is overridden the drivers do not document. `check_driver` refuses a driver that lacks it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import AsyncMongoClient, MongoClient, _csot
+from pymongo.asynchronous import mongo_client as asynchronous
+from pymongo.errors import ConnectionFailure, NotPrimaryError, WaitQueueTimeoutError
+from pymongo.synchronous import mongo_client as synchronous
+
+from smriti_scale.errors import ConfigurationError, DatabaseUnavailable
+from smriti_scale.mongo.causal_scope import CausalScope, advance
+
+Document = dict[str, Any]
+
+_NOT_WRITABLE_PRIMARY = 10107
+_POSITIONAL = ("func", "session", "bulk", "operation")
+
+
+class Owner(Protocol):
+    """What a driver's client asks of whoever made it."""
+
+    patience: float
+    """Seconds after its beginning until which a command is retried."""
+
+    def scope(self) -> CausalScope:
+        """The scope that the current context is in."""
+        ...
+
+    def unavailable(self, error: ConnectionFailure) -> DatabaseUnavailable:
+        """The error to raise in place of the driver's."""
+        ...
+
+
+def check_driver() -> None:
+    """Make sure that the installed driver has what is overridden here.
+
+    Raises:
+        ConfigurationError: it has not; a newer release of this library is needed, or an older driver.
+    """
+    for module, base in ((asynchronous, AsyncMongoClient), (synchronous, MongoClient)):
+        retryable = getattr(module, "_ClientConnectionRetryable", None)
+        for owner, name, parameter in (
+            (base, "_ensure_session", "session"),
+            (base, "_start_session", "implicit"),
+            (base, "_get_bound_session", "self"),
+            (base, "_retry_internal", "func"),
+            (retryable, "_is_not_eligible_for_retry", "self"),
+            (retryable, "_write", "self"),
+        ):
+            method = getattr(owner, name, None)
+            if method is None or parameter not in inspect.signature(method).parameters:
+                raise ConfigurationError(
+                    f"this pymongo's {base.__name__} has no {name}({parameter}): it is newer than this release of "
+                    "smriti_scale knows. Upgrade smriti_scale, or install pymongo 4.17 to 4.20"
+                )
+
+
+if TYPE_CHECKING:
+    _AsyncRetryable: Any = object
+    _SyncRetryable: Any = object
+    _MotorClient = AsyncIOMotorClient[Document]
+else:
+    _AsyncRetryable = asynchronous._ClientConnectionRetryable
+    _SyncRetryable = synchronous._ClientConnectionRetryable
+    _MotorClient = AsyncIOMotorClient
+
+
+class _Patient:
+    """Retries until a deadline in place of once."""
+
+    __slots__ = ()
+
+    def _is_not_eligible_for_retry(self) -> bool:
+        mine: Any = self
+        if mine._max_retries != 1:  # the server is overloaded, and has its own policy
+            refused: bool = super()._is_not_eligible_for_retry()  # type: ignore[misc] # of the class mixed with
+            return refused
+        if isinstance(sys.exception(), WaitQueueTimeoutError):
+            return True  # it has waited already
+        return not mine._retryable or time.monotonic() >= mine._until
+
+    def _refused(self, error: NotPrimaryError, *, retryable: bool) -> None:
+        # When the node's description is reset between its choice and the sending (another task saw it step down),
+        # the driver sends the first try without a transaction number and gives up the right to a second. But what
+        # was refused for want of a primary was not begun.
+        mine: Any = self
+        if retryable and (mine._retryable or error.details.get("code") == _NOT_WRITABLE_PRIMARY):  # type: ignore[union-attr] # of the server's reply
+            mine._retryable = True
+            error._add_error_label("RetryableWriteError")
+
+
+class _PatientAsync(_Patient, _AsyncRetryable):  # type: ignore[misc] # a private class of the driver
+    __slots__ = ("_until",)
+
+    async def _write(self) -> Any:
+        retryable = self._retryable
+        try:
+            return await super()._write()
+        except NotPrimaryError as error:
+            self._refused(error, retryable=retryable)
+            raise
+
+
+class _PatientSync(_Patient, _SyncRetryable):  # type: ignore[misc] # a private class of the driver
+    __slots__ = ("_until",)
+
+    def _write(self) -> Any:
+        retryable = self._retryable
+        try:
+            return super()._write()
+        except NotPrimaryError as error:
+            self._refused(error, retryable=retryable)
+            raise
+
+
+def _patient(kind: Any, client: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    retryable = kind(mongo_client=client, **dict(zip(_POSITIONAL, arguments, strict=False)), **options)
+    retryable._until = time.monotonic() + client.owner.patience
+    return retryable
+
+
+class CausalAsyncMongoClient(AsyncMongoClient[Document]):
+    """PyMongo's async client; each command's own session begins at its caller's position."""
+
+    owner: Owner
+
+    def _ensure_session(self, session: Any = None) -> Any:
+        if session is None and self._get_bound_session() is None:
+            scope = self.owner.scope()
+            if scope.at:
+                lent = self._start_session(True, causal_consistency=True)
+                advance(lent, scope)
+                return lent
+        return super()._ensure_session(session)
+
+    async def _retry_internal(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            # Under `pymongo.timeout` or timeoutMS the driver is patient itself.
+            if self._timeout is not None or _csot.get_timeout() is not None:
+                return await super()._retry_internal(*args, **kwargs)
+            return await _patient(_PatientAsync, self, args, kwargs).run()
+        except ConnectionFailure as error:
+            raise self.owner.unavailable(error) from error
+
+
+class CausalMongoClient(MongoClient[Document]):
+    """The synchronous client that Motor runs in its threads; see `CausalAsyncMongoClient`."""
+
+    owner: Owner
+
+    def _ensure_session(self, session: Any = None) -> Any:
+        if session is None and self._get_bound_session() is None:
+            scope = self.owner.scope()
+            if scope.at:
+                lent = self._start_session(True, causal_consistency=True)
+                advance(lent, scope)
+                return lent
+        return super()._ensure_session(session)
+
+    def _retry_internal(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            if self._timeout is not None or _csot.get_timeout() is not None:
+                return super()._retry_internal(*args, **kwargs)
+            return _patient(_PatientSync, self, args, kwargs).run()
+        except ConnectionFailure as error:
+            raise self.owner.unavailable(error) from error
+
+
+class CausalMotorClient(_MotorClient):
+    """Motor's client over `CausalMongoClient`."""
+
+    __delegate_class__ = CausalMongoClient

@@ -1,0 +1,116 @@
+"""Calls of one script over few connections: alone they go straight out, in a crowd they travel together.
+
+While a lane is free, a call is one EVALSHA on a pooled connection. When all lanes are busy, calls queue, and whoever
+comes back takes the whole queue along as one pipeline. So a burst needs neither a connection for each request nor a
+round trip for each, and a quiet service pays nothing for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
+
+from redis.asyncio import RedisCluster
+from redis.exceptions import NoScriptError
+
+from smriti_scale.redis_link import RedisLink, RedisScript
+
+LANES = 8
+BATCH = 256
+
+Argument: TypeAlias = str | int | float
+_Call: TypeAlias = tuple[Sequence[str], Sequence[Argument], "asyncio.Future[Any]"]
+
+
+class _Traffic:
+    """The calls of one event loop."""
+
+    __slots__ = ("busy", "flushes", "queue")
+
+    def __init__(self) -> None:
+        self.busy = 0
+        self.queue: list[_Call] = []
+        self.flushes: set[asyncio.Task[None]] = set()
+
+
+class Lanes:
+    """Runs a script.
+
+    Args:
+        link: the Redis.
+        script: the script.
+        timeout: seconds until a pipeline is given up; its callers have deadlines of their own.
+    """
+
+    def __init__(self, link: RedisLink, script: RedisScript, *, timeout: float) -> None:
+        self._link = link
+        self._script = script
+        self._timeout = timeout
+        self._traffic: WeakKeyDictionary[asyncio.AbstractEventLoop, _Traffic] = WeakKeyDictionary()
+
+    async def run(self, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        """The script's answer."""
+        loop = asyncio.get_running_loop()
+        traffic = self._traffic.get(loop)
+        if traffic is None:
+            traffic = self._traffic[loop] = _Traffic()
+        if traffic.busy < LANES:
+            traffic.busy += 1
+            try:
+                return await self._script.run(self._link.client, keys, arguments)
+            finally:
+                traffic.busy -= 1
+                if traffic.queue:
+                    self._depart(traffic)
+        answer: asyncio.Future[Any] = loop.create_future()
+        traffic.queue.append((keys, arguments, answer))
+        return await answer
+
+    def _depart(self, traffic: _Traffic) -> None:
+        batch = [call for call in traffic.queue[:BATCH] if not call[2].done()]
+        del traffic.queue[:BATCH]
+        if not batch:
+            return
+        traffic.busy += 1
+        task = asyncio.get_running_loop().create_task(self._travel(traffic, batch))
+        traffic.flushes.add(task)
+        task.add_done_callback(traffic.flushes.discard)
+
+    async def _travel(self, traffic: _Traffic, batch: list[_Call]) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                answers = await self._together(batch)
+        except BaseException as error:
+            # The callers learn of it, each in its own request; a cancelled loop cancels them itself.
+            failure = error if isinstance(error, Exception) else ConnectionError("the event loop is closing")
+            answers = [failure] * len(batch)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            traffic.busy -= 1
+            for (_, _, future), answer in zip(batch, answers, strict=True):
+                if future.done():
+                    continue
+                if isinstance(answer, Exception):
+                    future.set_exception(answer)
+                else:
+                    future.set_result(answer)
+            if traffic.queue:
+                self._depart(traffic)
+
+    async def _together(self, batch: list[_Call]) -> list[Any]:
+        client = self._link.client
+        if isinstance(client, RedisCluster):  # its keys are on many nodes
+            runs = (self._script.run(client, keys, arguments) for keys, arguments, _ in batch)
+            return list(await asyncio.gather(*runs, return_exceptions=True))
+        pipeline = client.pipeline(transaction=False)
+        for keys, arguments, _ in batch:
+            pipeline.evalsha(self._script.sha, len(keys), *keys, *arguments)
+        answers: list[Any] = await pipeline.execute(raise_on_error=False)
+        for index, answer in enumerate(answers):
+            if isinstance(answer, NoScriptError):
+                keys, arguments, _ = batch[index]
+                answers[index] = await self._script.run(client, keys, arguments)
+        return answers

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import redis.asyncio
+from fastapi import FastAPI, Request
+
+from smriti_scale.errors import ConfigurationError
+from smriti_scale.ratelimit import LeasePolicy, RateLimiter, client_address, setup_rate_limiting
+from smriti_scale.ratelimit.rules import Strategy
+from tests.ratelimit.checks import STRATEGIES
+from tests.ratelimit.serving import client_of, statuses
+
+POLICY = LeasePolicy(size=10, share=0.1, ttl=30.0)
+SHORT = LeasePolicy(size=10, share=0.1, ttl=0.1)
+
+
+def instance(
+    redis_url: str, prefix: str, limit: str, strategy: Strategy, policy: LeasePolicy
+) -> tuple[FastAPI, RateLimiter]:
+    limiter = RateLimiter(
+        client_address(),
+        storage_uri=redis_url,
+        key_prefix=prefix,
+        redis_timeout=5.0,
+        leases=policy,
+        strategy=strategy,
+        headers_enabled=True,
+    )
+    app = FastAPI()
+    setup_rate_limiting(app, limiter)
+
+    @app.get("/x")
+    @limiter.limit(limit)
+    async def x(request: Request) -> str:
+        return "x"
+
+    return app, limiter
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+async def test_instances_together_admit_the_limit_exactly(
+    strategy: Strategy, redis_url: str, redis_prefix: str
+) -> None:
+    instances = [instance(redis_url, redis_prefix, "100/hour", strategy, POLICY) for _ in range(3)]
+    codes: list[int] = []
+    for _ in range(60):
+        for app, _limiter in instances:
+            codes += await statuses(app, "/x", 1)
+    # GCRA gives a unit back every 36 s, and this takes a while on a slow machine.
+    assert codes.count(200) in (range(100, 103) if strategy == "gcra" else (100,))
+    for _, limiter in instances:
+        await limiter.aclose()
+
+
+async def test_most_requests_on_a_hot_key_do_not_ask_redis(
+    redis_url: str, redis_prefix: str, redis_client: redis.asyncio.Redis
+) -> None:
+    app, limiter = instance(redis_url, redis_prefix, "1000/hour", "fixed-window", LeasePolicy(size=20, ttl=30.0))
+    before = int((await redis_client.info("commandstats"))["cmdstat_evalsha"]["calls"])
+    assert await statuses(app, "/x", 100) == [200] * 100
+    after = int((await redis_client.info("commandstats"))["cmdstat_evalsha"]["calls"])
+    assert limiter.breaker.state == "closed"
+    keys = [key async for key in redis_client.scan_iter(f"{redis_prefix}*")]
+    assert len(keys) == 1
+    ((_, counted),) = (await redis_client.hgetall(keys[0])).items()
+    # The first request by itself, then leases of twenty; the server is shared, so the bound on calls is loose.
+    assert int(counted.split()[0]) == 101
+    assert after - before >= 6
+    await limiter.aclose()
+
+
+async def test_what_is_not_spent_goes_back_when_the_limiter_closes(redis_url: str, redis_prefix: str) -> None:
+    app, limiter = instance(redis_url, redis_prefix, "100/hour", "fixed-window", POLICY)
+    assert await statuses(app, "/x", 5) == [200] * 5
+    await limiter.aclose()
+    _, other = instance(redis_url, redis_prefix, "100/hour", "fixed-window", POLICY)
+    (limit,) = (await other.peek("198.51.100.7")).limits
+    assert limit.remaining == 95
+    await other.aclose()
+
+
+async def test_what_is_not_spent_goes_back_when_the_lease_ends(redis_url: str, redis_prefix: str) -> None:
+    app, limiter = instance(
+        redis_url, redis_prefix, "100/hour", "moving-window", LeasePolicy(size=10, share=0.1, ttl=0.1)
+    )
+    assert await statuses(app, "/x", 5) == [200] * 5
+    for _ in range(100):
+        (limit,) = (await limiter.peek("198.51.100.7")).limits
+        if limit.remaining == 95:
+            break
+        await asyncio.sleep(0.05)
+    assert limit.remaining == 95
+    await limiter.aclose()
+
+
+async def test_small_limits_and_cold_keys_are_not_leased(redis_url: str, redis_prefix: str) -> None:
+    app, limiter = instance(redis_url, redis_prefix, "8/hour", "fixed-window", POLICY)
+    assert await statuses(app, "/x", 3) == [200] * 3
+    (limit,) = (await limiter.peek("198.51.100.7")).limits
+    assert limit.remaining == 5
+    await statuses(app, "/x", 1, address="203.0.113.5")
+    await limiter.aclose()
+
+
+async def test_headers_count_down_by_one_while_a_lease_is_spent(redis_url: str, redis_prefix: str) -> None:
+    app, limiter = instance(redis_url, redis_prefix, "100/hour", "fixed-window", POLICY)
+    async with client_of(app) as client:
+        told = [int((await client.get("/x")).headers["x-ratelimit-remaining"]) for _ in range(25)]
+    assert told[0] == 99
+    assert told[1:11] == list(range(98, 88, -1))
+    assert told == sorted(told, reverse=True)
+    await limiter.aclose()
+
+
+async def test_resetting_a_caller_drops_its_lease(redis_url: str, redis_prefix: str) -> None:
+    app, limiter = instance(redis_url, redis_prefix, "20/hour", "fixed-window", LeasePolicy(size=5, share=0.5, ttl=30))
+    assert (await statuses(app, "/x", 22)).count(200) == 20
+    await limiter.reset("198.51.100.7")
+    assert (await statuses(app, "/x", 22)).count(200) == 20
+    await limiter.aclose()
+
+
+@pytest.mark.parametrize("wrong", [{"size": 1}, {"share": 0.0}, {"share": 1.5}, {"ttl": 0.0}])
+def test_a_lease_that_leases_nothing_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError, match="leases nothing"):
+        LeasePolicy(**wrong)  # type: ignore[arg-type]
