@@ -52,10 +52,10 @@ class Totals:
         return page.model_copy(update={"total": total, "total_is_exact": exact})
 
     async def _count(self, request: PageRequest) -> tuple[int, bool]:
-        collection, filter = request.collection, request.filter
-        if self.mode == "estimated" and not filter:
+        collection, chosen = request.collection, request.filter
+        if self.mode == "estimated" and not chosen:
             return await collection.estimated_document_count(), False
         if self.most is None:
-            return await collection.count_documents(filter, **request.options), True
-        counted = await collection.count_documents(filter, limit=self.most + 1, **request.options)
+            return await collection.count_documents(chosen, **request.options), True
+        counted = await collection.count_documents(chosen, limit=self.most + 1, **request.options)
         return min(counted, self.most), counted <= self.most

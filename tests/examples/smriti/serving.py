@@ -27,6 +27,8 @@ _NAMES = {
     "bcrypt_rounds": "BCRYPT_ROUNDS",
     "namespace": "SCALE_NAMESPACE",
     "indexes": "SCALE_INDEXES",
+    "cache_timeout": "SCALE_CACHE_TIMEOUT",
+    "rate_limit_timeout": "SCALE_RATE_LIMIT_TIMEOUT",
     "min_pool_size": "SCALE_MIN_POOL_SIZE",
 }
 
