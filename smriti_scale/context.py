@@ -8,13 +8,54 @@ a mapping back. The primitives that set a value know its meaning; nobody else pa
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar, Token
+from typing import Any, Protocol
 
 request_id: ContextVar[str | None] = ContextVar("smriti_scale.request_id", default=None)
 """The id of the HTTP request being served (`X-Request-ID`)."""
 
-causal_position: ContextVar[str | None] = ContextVar("smriti_scale.causal_position", default=None)
+
+class PositionVariable:
+    """A context variable for the causal position, whose value may move while the request runs.
+
+    A plain context variable cannot follow a write made in a child task or a driver's thread: those have copies of
+    the context. So what the variable holds is a cell that the copies share, and in the cell either the position or
+    a function that gives the newest one (the MongoDB clients put theirs there).
+    """
+
+    class Cell:
+        """What the copies of one context share."""
+
+        __slots__ = ("held",)
+
+        def __init__(self, held: str | Callable[[], str | None] | None) -> None:
+            self.held = held
+
+    def __init__(self, name: str) -> None:
+        self._cell: ContextVar[PositionVariable.Cell | None] = ContextVar(name, default=None)
+
+    def get(self) -> str | None:
+        """The newest position; None when there is none."""
+        cell = self._cell.get()
+        if cell is None:
+            return None
+        return cell.held() if callable(cell.held) else cell.held
+
+    def set(self, value: str | Callable[[], str | None] | None) -> Token[Cell | None]:
+        """From here on, this context has a position of its own."""
+        return self._cell.set(self.Cell(value))
+
+    def reset(self, token: Token[Cell | None]) -> None:
+        """Back to what was before `set`."""
+        self._cell.reset(token)
+
+    def cell(self) -> Cell | None:
+        """The cell itself, for whoever keeps the position; None where nothing was set."""
+        return self._cell.get()
+
+
+causal_position = PositionVariable("smriti_scale.causal_position")
 """A position in MongoDB's history that reads on behalf of this caller must not fall behind."""
 
 trace: ContextVar[str | None] = ContextVar("smriti_scale.trace", default=None)
@@ -23,7 +64,14 @@ trace: ContextVar[str | None] = ContextVar("smriti_scale.trace", default=None)
 identity: ContextVar[str | None] = ContextVar("smriti_scale.identity", default=None)
 """Who is signed in, once verified by the application; never taken from an unverified token."""
 
-_CARRIED: dict[str, ContextVar[str | None]] = {
+
+class _Carried(Protocol):
+    def get(self) -> str | None: ...
+    def set(self, value: str | None, /) -> Any: ...
+    def reset(self, token: Any, /) -> None: ...
+
+
+_CARRIED: dict[str, _Carried] = {
     "request_id": request_id,
     "causal_position": causal_position,
     "trace": trace,

@@ -6,6 +6,8 @@ ScaleError
 ├── MissingExtraError (ImportError)      an optional package is not installed
 ├── DeadlineExceeded (TimeoutError)      a server did not answer in the time allowed
 ├── CircuitOpen (ConnectionError)        a server is known to be down; it was not asked
+├── CacheKeyError (TypeError)            an argument that has no stable text for a cache key
+├── UncacheableValue (TypeError)         a value that would not come back from the cache as it went in
 ├── InvalidCursor (ValueError)           a page cursor that is altered, foreign or expired
 ├── IndexingError (RuntimeError)         planning or applying indexes and shard keys
 │   ├── IndexDrift                       the database differs from the declarations
@@ -16,6 +18,22 @@ ScaleError
 │   ├── IndexBuildFailed                 the server refused
 │   └── NotMongos                        shard commands were sent to something else than a mongos
 ├── QueryProblems (AssertionError)       the query guard found scans, sorts or N+1
+├── TaskError (RuntimeError)             a background task could not be published or run
+│   ├── PublishFailed (ConnectionError)  the broker did not take the task
+│   ├── NotSerializable (TypeError)      a task's arguments are not JSON
+│   ├── AlreadyRunning                   another worker holds the idempotency key
+│   ├── LeaseLost                        another worker took the idempotency key over
+│   └── PermanentFailure                 raise it in a task to skip its retries
+├── StorageError (OSError)               a file could not be stored or read
+│   ├── ObjectNotFound (FileNotFoundError)
+│   ├── ObjectExists (FileExistsError)
+│   ├── InvalidObjectName (ValueError)
+│   ├── ObjectTooLarge (ValueError)
+│   ├── UnacceptableContent (ValueError) the bytes are not of an allowed type
+│   ├── ChecksumMismatch
+│   └── StorageUnavailable (ConnectionError)
+├── InvalidCausalToken (ValueError)      a consistency token that is altered, foreign or expired
+├── DatabaseUnavailable (ConnectionError) MongoDB cannot serve this now: no primary, no connection, no majority
 └── LocalServerError (RuntimeError)      a local mongod or redis-server cannot run
     ├── BinaryNotFound (FileNotFoundError)
     ├── MissingSharedLibrary
@@ -187,3 +205,128 @@ class NotMongos(IndexingError):
 
 class QueryProblems(ScaleError, AssertionError):
     """The query guard found queries that scan, sort in memory or repeat; the text lists them with what would help."""
+
+
+class TaskError(ScaleError, RuntimeError):
+    """A background task could not be published or run."""
+
+
+class PublishFailed(TaskError, ConnectionError):
+    """The broker did not take the task in time; whether it arrived is unknown unless the message says so."""
+
+
+class NotSerializable(TaskError, TypeError):
+    """A task's arguments cannot be written as JSON: pass ids and plain values, not objects."""
+
+
+class AlreadyRunning(TaskError):
+    """Another worker holds the idempotency key now.
+
+    Args:
+        key: the idempotency key.
+        retry_after: seconds until the other's lease ends, unless it is renewed.
+    """
+
+    def __init__(self, key: str, *, retry_after: float) -> None:
+        super().__init__(f"{key!r} is being worked on; its lease ends in {retry_after:.1f} s")
+        self.key = key
+        self.retry_after = retry_after
+
+
+class LeaseLost(TaskError):
+    """The lease ended while the work went on (a stall, an outage), and another worker may have begun.
+
+    Args:
+        key: the idempotency key.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the lease on {key!r} was lost; this run must not take effect")
+        self.key = key
+
+
+class PermanentFailure(TaskError):
+    """Raised by a task body: trying again cannot help, so the task goes to the dead letters at once."""
+
+
+class StorageError(ScaleError, OSError):
+    """A file could not be stored, read or described."""
+
+
+class ObjectNotFound(StorageError, FileNotFoundError):
+    """No object has this key."""
+
+
+class ObjectExists(StorageError, FileExistsError):
+    """An object has this key already; stores never overwrite."""
+
+
+class InvalidObjectName(StorageError, ValueError):
+    """A key that could leave the store's folder, or that some store cannot hold."""
+
+
+class ObjectTooLarge(StorageError, ValueError):
+    """More bytes than allowed; reading stopped there and nothing was kept.
+
+    Args:
+        limit: the bound in bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the file is larger than {limit:,} bytes")
+        self.limit = limit
+
+
+class UnacceptableContent(StorageError, ValueError):
+    """The bytes are not of an allowed type, whatever the name or header said.
+
+    Args:
+        found: what the bytes are.
+        allowed: the content types that would have been taken.
+    """
+
+    def __init__(self, found: str, *, allowed: tuple[str, ...]) -> None:
+        super().__init__(f"the file's content is {found}; allowed: {', '.join(allowed)}")
+        self.found = found
+        self.allowed = allowed
+
+
+class ChecksumMismatch(StorageError):
+    """What arrived is not what was sent."""
+
+
+class StorageUnavailable(StorageError, ConnectionError):
+    """The store did not answer as it should, after retries."""
+
+
+class CacheKeyError(ScaleError, TypeError):
+    """An argument cannot be part of a cache key or tag; the message says how to name or exclude it."""
+
+
+class UncacheableValue(ScaleError, TypeError):
+    """A value cannot be stored so that it comes back as it was; the message says what to annotate or change."""
+
+
+class InvalidCausalToken(ScaleError, ValueError):
+    """A consistency token cannot be used. The text is safe to show; `reason` is for logs and metrics.
+
+    Args:
+        reason: `"malformed"`, `"signature"`, `"expired"`, `"foreign"`, `"future"` or `"refused"` (by the server).
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("invalid consistency token")
+        self.reason = reason
+
+
+class DatabaseUnavailable(ScaleError, ConnectionError):
+    """MongoDB cannot serve this now; the message says why, and trying again may help. To HTTP clients: 503.
+
+    Args:
+        text: what is wrong and what to do.
+        retry_after: seconds after which trying again makes sense.
+    """
+
+    def __init__(self, text: str, *, retry_after: float = 5.0) -> None:
+        super().__init__(text)
+        self.retry_after = retry_after

@@ -71,6 +71,98 @@ class BreakerChanged(Event):
 
 # --- cache
 
+
+@dataclass(frozen=True, slots=True)
+class CacheHit(Event):
+    """A call was answered from Redis, or with a stale value.
+
+    A hit in memory emits nothing, since the event would cost more than the hit: `CacheStats` counts those.
+    """
+
+    cache: str
+    function: str
+    """The function's qualified name, or `get` and the like for direct use."""
+    source: str
+    """`redis` or `stale`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheMiss(Event):
+    """A call had to wait for a factory, its own or another caller's."""
+
+    cache: str
+    function: str
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLoaded(Event):
+    """A factory finished."""
+
+    cache: str
+    function: str
+    seconds: float
+    error: str = ""
+    """The exception's class name, if it raised."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheInvalidated(Event):
+    """This process invalidated entries."""
+
+    cache: str
+    keys: int
+    tags: int
+    everything: bool
+    delivered: bool
+    """False: Redis did not take it; it will be told when it is back."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheRejected(Event):
+    """A value in Redis could not be used and was deleted."""
+
+    cache: str
+    function: str
+    reason: str
+    """`foreign` (corrupted, or not ours), `type` (of another or a changed type) or `decode`."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheChannelChanged(Event):
+    """The invalidation channel went `live` or was `lost`."""
+
+    cache: str
+    state: str
+
+
+# --- HTTP cache
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPCacheAnswered(Event):
+    """A cacheable route was asked. `outcome`: `hit`, `stale`, `miss` or `bypass` (this request may not be shared)."""
+
+    outcome: str
+    route: str
+
+
+@dataclass(frozen=True, slots=True)
+class CDNPurged(Event):
+    """A CDN was told to forget so many keys."""
+
+    cdn: str
+    keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class CDNPurgeFailed(Event):
+    """A CDN could not be told, after all attempts: it serves old answers until they expire."""
+
+    cdn: str
+    keys: int
+    reason: str
+
+
 # --- pagination
 
 
@@ -92,6 +184,61 @@ class IndexStepDone(Event):
     collection: str
     index: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlowQuery(Event):
+    """A MongoDB command took long. `shape` has no values; `wants` is the `Index(...)` line that would serve it."""
+
+    database: str
+    collection: str
+    shape: str
+    milliseconds: float
+    returned: int | None
+    wants: str
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatedQuery(Event):
+    """One request sent the same shape of read many times (N+1)."""
+
+    database: str
+    collection: str
+    shape: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrimaryChanged(Event):
+    """The driver saw another primary, or none (`current` is None), as `host:port`."""
+
+    previous: str | None
+    current: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFellBackToPrimary(Event):
+    """A read for a caller with a causal position went to the primary: no secondary was known to be that far."""
+
+
+@dataclass(frozen=True, slots=True)
+class CausalWait(Event):
+    """A secondary was asked whether it has reached a position: how long that took, and whether it had."""
+
+    milliseconds: float
+    reached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CausalTokenIgnored(Event):
+    """A consistency token was not used: `malformed`, `signature`, `expired`, `foreign`, `future` or `refused`."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolExhausted(Event):
+    """A command found no free connection within `wait_queue_timeout`."""
 
 
 # --- ratelimit
@@ -149,3 +296,91 @@ class ResponseCompressed(Event):
 # --- monitoring
 
 # --- tasks and storage
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPublished(Event):
+    """A task was handed to the broker, `seconds` after it was asked for."""
+
+    task: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPublishFailed(Event):
+    """The broker did not take a task."""
+
+    task: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFinished(Event):
+    """A worker is done with one delivery of a task.
+
+    `outcome` is `succeeded`, `failed` (now a dead letter), `retried` or `requeued` (its process died).
+    `waited` is the time from publishing to the start, `ran` from there to the end, both in seconds.
+    """
+
+    task: str
+    queue: str
+    outcome: str
+    waited: float
+    ran: float
+    retries: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDead(Event):
+    """A task will not be tried again: its message is among the dead letters.
+
+    `reason` is `failed`, `timed_out`, `lost` (its worker died too often), `unknown` (no such task here) or
+    `unreadable` (the message cannot be decoded).
+    """
+
+    task: str
+    queue: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueMeasured(Event):
+    """One look at a queue: `depth` tasks wait, the oldest for `age` seconds."""
+
+    queue: str
+    depth: int
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class TasksMeasured(Event):
+    """One look at the broker: tasks in workers' hands, and dead letters."""
+
+    running: int
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxMeasured(Event):
+    """One look at the outbox: `pending` tasks wait to be handed to the broker, the oldest for `age` seconds."""
+
+    pending: int
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStored(Event):
+    """A file was stored: `size` bytes in `seconds`."""
+
+    store: str
+    size: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StorageFailed(Event):
+    """A storage operation failed after its retries."""
+
+    store: str
+    operation: str
+    error: str

@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import AbstractConnection as Connection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
@@ -117,6 +118,23 @@ class RedisLink:
         if not isinstance(opened, Redis):
             raise ConfigurationError("a dedicated connection to a cluster is opened per node")
         return opened
+
+    async def connection(self) -> Connection:
+        """One connection outside the pool, not yet connected: for pub/sub or pipelining of the caller's own.
+
+        To the single server, the primary that the sentinels name, or any node of a cluster. It does not reconnect by
+        itself, so a gap cannot pass unnoticed. The caller disconnects it.
+        """
+        client = self.client
+        if isinstance(client, RedisCluster):
+            await client.initialize()
+            node = client.get_random_node()
+            kwargs = {**node.connection_kwargs, "host": node.host, "port": node.port}
+            made = node.connection_class(**kwargs)
+        else:
+            made = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        made.retry = Retry(NoBackoff(), 0)
+        return made
 
     def _open(self) -> RedisClient:
         parts = urlsplit(self._url)

@@ -16,14 +16,24 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.types import Scope
 
 from smriti_scale.cache import Cache
 from smriti_scale.compression import setup_compression
+from smriti_scale.errors import InvalidCausalToken
 from smriti_scale.events import Events
-from smriti_scale.mongo import Indexes, MongoClients
+from smriti_scale.mongo import (
+    CausalToken,
+    Indexes,
+    MongoClients,
+    PositionStore,
+    ReadYourWritesMiddleware,
+    handle_unavailable,
+)
 from smriti_scale.monitoring import Check, health_routes, init_sentry
 from smriti_scale.pagination import CursorPaginator
 from smriti_scale.ratelimit import RateLimiter, client_address, setup_rate_limiting
+from smriti_scale.redis_link import RedisLink
 from smriti_scale.settings import ScaleSettings
 
 _log = logging.getLogger("smriti_scale.scale")
@@ -73,7 +83,14 @@ class Scale:
             namespace=settings.namespace,
             max_entries=settings.cache_max_entries,
             max_bytes=settings.cache_max_bytes,
+            fill=self._reading_after,
             events=self.events,
+        )
+        self._identity = identity
+        self._positions = (
+            PositionStore(settings.redis_url, namespace=settings.namespace, events=self.events)
+            if settings.redis_url and settings.read_your_writes
+            else None
         )
         address = client_address(trusted_proxies=settings.trusted_proxies)
 
@@ -82,12 +99,14 @@ class Scale:
             return f"user:{user}" if user else f"address:{address(request)}"
 
         self.client_address = address
+        self._redis = RedisLink(settings.redis_url) if settings.redis_url else None
         self.limiter = RateLimiter(
             key_func=who,
-            storage_uri=settings.redis_url or "memory://",
-            default_limits=list(settings.default_limits),
+            redis=self._redis,
+            default_limits=settings.default_limits,
+            application_limits=settings.application_limits,
             headers_enabled=True,
-            key_prefix=settings.namespace,
+            key_prefix=f"{settings.namespace}:limit",
             events=self.events,
         )
 
@@ -109,26 +128,58 @@ class Scale:
     def install(self, app: Starlette) -> None:
         """Add middleware, error handlers and health routes. Call it once, after the app's own routes are added."""
         app.state.scale = self
+        handle_unavailable(app)
+        if self.settings.read_your_writes:
+            app.add_middleware(
+                ReadYourWritesMiddleware,
+                mongo=self.mongo,
+                secret=self.settings.secrets_for("consistency"),
+                cookie_secure=self.settings.environment != "development",
+                positions=self._positions,
+                identity=self._who if self._identity else None,
+            )
         setup_rate_limiting(app, self.limiter)
         setup_compression(app, minimum_size=self.settings.compression_minimum_size)
         checks = [Check("mongodb", self.mongo.ping)]
-        if self.settings.redis_url:
-            checks.append(Check("redis", self.cache.ping, required=False))
+        if self._redis is not None:
+            checks.append(Check("redis", self._ping_redis, required=False))
         app.router.routes.extend(health_routes(checks, draining=lambda: self._draining))
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
         """Open on start, close on stop: give it to the app, or enter it inside the app's own lifespan."""
         self._start_sentry()
+        self._draining = False
         try:
-            await self.mongo.ping()
+            await self.mongo.warm_up()
             await self._see_to_indexes()
             yield
         finally:
             self._draining = True
             await self.cache.aclose()
             await self.limiter.aclose()
+            if self._positions is not None:
+                await self._positions.aclose()
+            if self._redis is not None:
+                await self._redis.aclose()
             await self.mongo.aclose()
+
+    def _who(self, scope: Scope) -> str | None:
+        return self._identity(Request(scope)) if self._identity and scope["type"] == "http" else None
+
+    @contextlib.asynccontextmanager
+    async def _reading_after(self, positions: Sequence[str]) -> AsyncIterator[None]:
+        """The cache's fill hook: what it loads is no older than the invalidations that made it load."""
+        newest = self.mongo.position
+        for position in positions:
+            with contextlib.suppress(InvalidCausalToken):  # of another cluster, before a move
+                newest = CausalToken.decode(position).merge(newest)
+        async with self.mongo.consistent(newest):
+            yield
+
+    async def _ping_redis(self) -> None:
+        if self._redis is not None:
+            await self._redis.client.ping()
 
     async def _see_to_indexes(self) -> None:
         if self.indexes is None or self.settings.indexes == "off":

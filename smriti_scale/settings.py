@@ -76,6 +76,8 @@ class ScaleSettings(BaseSettings):
 
     default_limits: Strings = ()
     """Rate limits of every route that declares none, in `limits` notation: `300/minute,5000/hour`."""
+    application_limits: Strings = ()
+    """Rate limits that all routes share."""
     trusted_proxies: Strings = ()
     """Networks whose `X-Forwarded-For` is believed, for instance `10.0.0.0/8`. Empty: believe nobody."""
 
@@ -84,7 +86,7 @@ class ScaleSettings(BaseSettings):
     sentry_dsn: SecretStr | None = Field(None, validation_alias=_plain("SENTRY_DSN"))
     traces_sample_rate: float = Field(0.1, ge=0, le=1)
 
-    @field_validator("default_limits", "trusted_proxies", "previous_secret_keys", mode="before")
+    @field_validator("default_limits", "application_limits", "trusted_proxies", "previous_secret_keys", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

@@ -10,18 +10,21 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from examples.smriti.answers import answer
-from examples.smriti.auth.accounts import Accounts
-from examples.smriti.auth.passwords import PasswordHasher
 from examples.smriti.auth.routes import auth_routes
 from examples.smriti.auth.signed_in import IdentityMiddleware, SignedIn
-from examples.smriti.auth.tokens import Tokens
-from examples.smriti.errors import install_error_handlers
-from examples.smriti.indexes import INDEXES
-from examples.smriti.posts.posts import NEWEST_FIRST, Posts
+from examples.smriti.body_limit import BodyLimitMiddleware
+from examples.smriti.circles.routes import circle_routes
+from examples.smriti.client_paths import ClientPathsMiddleware
+from examples.smriti.errors import CrashMiddleware, install_error_handlers
+from examples.smriti.notifications.routes import notification_routes
+from examples.smriti.posts.file_routes import file_routes
 from examples.smriti.posts.routes import post_routes
+from examples.smriti.posts.uploads import LARGEST
+from examples.smriti.quotes.routes import cron_routes, quote_routes
+from examples.smriti.services import Services
 from examples.smriti.settings import SmritiSettings
 from examples.smriti.users.routes import user_routes
-from smriti_scale import Scale
+from examples.smriti.web_routes import web_routes
 
 VERSION = "1.0.0"
 
@@ -33,43 +36,50 @@ def create_app(settings: SmritiSettings | None = None) -> FastAPI:
         pydantic.ValidationError: a setting cannot work, such as a default secret in production.
     """
     settings = settings or SmritiSettings()
-    scale = Scale(settings, indexes=INDEXES, identity=lambda request: request.state.user_id)
-    tokens = Tokens(
-        settings.secret_key.get_secret_value(),
-        algorithm=settings.algorithm,
-        lifetime=settings.access_token_expire_minutes,
-    )
-    hasher = PasswordHasher(rounds=settings.bcrypt_rounds)
-    accounts = Accounts(scale.mongo, scale.cache, hasher, tokens)
-    posts = Posts(scale.mongo, scale.cache, scale.paginator(NEWEST_FIRST))
-    signed_in = SignedIn(accounts)
+    settings = settings.model_copy(update={"application_limits": (settings.user_limit,)})
+    services = Services(settings)
+    scale, limiter = services.scale, services.scale.limiter
+    signed_in = SignedIn(services.accounts)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with scale.lifespan(app):
+        async with services.opened(app):
             yield
-        hasher.close()
 
     app = FastAPI(title="Smriti", version=VERSION, lifespan=lifespan, openapi_url="/api/openapi.json", redoc_url=None)
-    app.state.scale = scale
-    install_error_handlers(app)
-
-    @app.get("/", tags=["system"])
-    async def root() -> Response:
-        return answer({"message": "Smriti", "docs": "/docs", "version": VERSION})
+    app.state.services = services
 
     @app.get("/api/health", tags=["system"])
     @app.head("/api/health", include_in_schema=False)
+    @app.get("/health", include_in_schema=False)
+    @limiter.exempt
     async def health() -> Response:
         return answer({"status": "ok"})
 
-    app.include_router(auth_routes(accounts, signed_in, scale.limiter, settings))
-    app.include_router(post_routes(posts, signed_in, scale.limiter, settings))
-    app.include_router(user_routes(posts, signed_in))
+    @app.get("/health/db", include_in_schema=False)
+    async def database_health() -> Response:
+        await scale.mongo.ping()
+        return answer({"status": "ok"})
 
-    # The last one added is the outermost: CORS headers are on every answer, also on refusals.
+    for router in (
+        auth_routes(services.accounts, signed_in, limiter, settings, client=scale.client_address),
+        post_routes(services.posts, services.search, signed_in, limiter, settings),
+        file_routes(services.files),
+        user_routes(services.users, services.posts, signed_in),
+        circle_routes(services.circles, services.posts, signed_in, limiter, settings),
+        quote_routes(services.quotes, services.history, signed_in),
+        notification_routes(services.devices, signed_in),
+        cron_routes(services.quotes, settings),
+        web_routes(VERSION),
+    ):
+        app.include_router(router)
+
+    # Added from the inside out: the last is the outermost, so that refusals and crashes have CORS headers too.
     scale.install(app)
-    app.add_middleware(IdentityMiddleware, tokens=tokens)
+    install_error_handlers(app)
+    app.add_middleware(IdentityMiddleware, tokens=services.tokens)
+    app.add_middleware(BodyLimitMiddleware, limit=2 * LARGEST + 1024 * 1024)
+    app.add_middleware(CrashMiddleware)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=list(settings.cors_origins),
@@ -77,4 +87,5 @@ def create_app(settings: SmritiSettings | None = None) -> FastAPI:
         allow_methods=["*"],
         allow_headers=["*"],
     )
+    app.add_middleware(ClientPathsMiddleware)
     return app

@@ -6,11 +6,13 @@ import argparse
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import IO
 
 from httpx import AsyncClient, HTTPError
 from motor.motor_asyncio import AsyncIOMotorClient
@@ -28,6 +30,11 @@ from smriti_scale.mongo import MongoClients
 DATABASE = "smriti_demo"
 POSTS = 2_000
 HOST = "127.0.0.1"
+WEB = [sys.executable, "-m", "uvicorn", "--factory", "examples.smriti.app:create_app", "--log-level", "warning"]
+WORKER = [
+    *(sys.executable, "-m", "smriti_scale.cli", "tasks", "worker", "--app", "examples.smriti.worker:celery"),
+    *("--concurrency", "1", "--log-level", "error", "--beat"),
+]
 
 console = Console()
 
@@ -48,14 +55,27 @@ async def demo(*, port: int, once: bool, data_dir: Path) -> bool:
             mongo = await stack.enter_async_context(LocalMongo(replicas=3, data_dir=data_dir / "mongo"))
             bars.advance(starting)
             await prepare(mongo.uri, bars)
-            serving = bars.add_task("the service", total=1)
-            await stack.enter_async_context(service(port, mongo_uri=mongo.uri, redis_url=redis.uri))
+            settings = {
+                "MONGODB_URI": mongo.uri,
+                "REDIS_URL": redis.uri,
+                "DATABASE_NAME": DATABASE,
+                "STORAGE_FOLDER": str(data_dir / "files"),
+                "PUBLIC_URL": f"http://{HOST}:{port}",
+                "CRON_SECRET": secrets.token_urlsafe(16),
+            }
+            serving = bars.add_task("the service, and a worker", total=2)
+            log = stack.enter_context((data_dir / "worker.log").open("ab"))
+            await stack.enter_async_context(running(WORKER, settings, output=log))
+            bars.advance(serving)
+            web = await stack.enter_async_context(running([*WEB, "--host", HOST, "--port", str(port)], settings))
+            await ready(port, web)
             bars.advance(serving)
         base = f"http://{HOST}:{port}"
         went_well = await tour(base, mongo)
         if once or not went_well:
             return went_well
         console.print(f"\nServing on [bold]{base}[/] until Ctrl-C")
+        console.print(f"  web client  {base}/")
         console.print(f"  API docs    {base}/docs")
         console.print(f"  health      {base}/readyz")
         console.print(f"  MongoDB     {mongo.uri}")
@@ -78,40 +98,44 @@ async def prepare(mongo_uri: str, bars: Progress) -> None:
 
 
 @contextlib.asynccontextmanager
-async def service(port: int, *, mongo_uri: str, redis_url: str) -> AsyncIterator[None]:
-    """The service in a process of its own, stopped as a deployment would stop it: SIGTERM, and time to drain.
-
-    Raises:
-        ScaleError: it did not come up.
-    """
-    settings = {"MONGODB_URI": mongo_uri, "REDIS_URL": redis_url, "DATABASE_NAME": DATABASE}
-    command = [sys.executable, "-m", "uvicorn", "--factory", "examples.smriti.app:create_app"]
+async def running(
+    command: list[str], settings: dict[str, str], *, output: IO[bytes] | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process of the service, stopped as a deployment would stop it: SIGTERM, and time to finish."""
     process = await asyncio.create_subprocess_exec(
         *command,
-        *("--host", HOST, "--port", str(port), "--log-level", "warning"),
+        stdout=output,
+        stderr=output,
         env={**os.environ, **settings},
         start_new_session=True,  # Ctrl-C reaches us alone; we stop it in order
     )
     try:
-        async with AsyncClient(base_url=f"http://{HOST}:{port}") as client:
-            for _ in range(300):
-                if process.returncode is not None:
-                    raise ScaleError(f"the service ended at once, with exit code {process.returncode}: see above")
-                with contextlib.suppress(HTTPError):
-                    if (await client.get("/readyz")).status_code == 200:
-                        break
-                await asyncio.sleep(0.1)
-            else:
-                raise ScaleError("the service was not ready within 30 s")
-        yield
+        yield process
     finally:
         if process.returncode is None:
             process.terminate()
             try:
                 await asyncio.wait_for(process.wait(), timeout=10)
             except TimeoutError:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
+
+
+async def ready(port: int, web: asyncio.subprocess.Process) -> None:
+    """Wait until the service answers.
+
+    Raises:
+        ScaleError: it did not come up.
+    """
+    async with AsyncClient(base_url=f"http://{HOST}:{port}") as client:
+        for _ in range(300):
+            if web.returncode is not None:
+                raise ScaleError(f"the service ended at once, with exit code {web.returncode}: see above")
+            with contextlib.suppress(HTTPError):
+                if (await client.get("/readyz")).status_code == 200:
+                    return
+            await asyncio.sleep(0.1)
+    raise ScaleError("the service was not ready within 30 s")
 
 
 async def tour(base: str, mongo: LocalMongo) -> bool:

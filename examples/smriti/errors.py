@@ -11,9 +11,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from examples.smriti.answers import ApiError, failure
-from smriti_scale.errors import InvalidCursor
+from smriti_scale.errors import DatabaseUnavailable, InvalidCursor
+from smriti_scale.ratelimit import RateLimitExceeded
 
 _log = logging.getLogger("smriti")
 
@@ -24,8 +26,9 @@ def install_error_handlers(app: FastAPI) -> None:
         ApiError: _api_error,
         RequestValidationError: _invalid,
         InvalidCursor: _invalid_cursor,
+        RateLimitExceeded: _http_error,  # named, since the limiter has an answer of its own for it
         HTTPException: _http_error,
-        Exception: _crash,
+        DatabaseUnavailable: _unavailable,
     }
     for error, handler in handlers.items():
         app.add_exception_handler(error, handler)
@@ -53,11 +56,35 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
     return failure(status, str(error.detail), headers=headers)
 
 
-async def _crash(request: Request, error: Exception) -> Response:
-    _log.error("unhandled error", exc_info=error, extra={"path": request.url.path})
-    return failure(500, "Something went wrong on our side")
+async def _unavailable(request: Request, error: DatabaseUnavailable) -> Response:
+    headers = {"Retry-After": str(math.ceil(error.retry_after))}
+    return failure(503, "The database cannot be reached just now", headers=headers)
 
 
-def retry_after(seconds: float) -> dict[str, str]:
-    """Never told too early: rounded up, at least one second."""
-    return {"Retry-After": str(max(1, math.ceil(seconds)))}
+class CrashMiddleware:
+    """Answers 500 in the E envelope for whatever the application raises.
+
+    Starlette's own handler of last resort stands outside every middleware, so its answers would lack CORS headers.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except Exception as error:
+            if started:  # half an answer is out: let the server cut the connection
+                raise
+            _log.error("unhandled error", exc_info=error, extra={"path": scope["path"]})
+            await failure(500, "Something went wrong on our side")(scope, receive, send)

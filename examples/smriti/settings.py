@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import AliasChoices, Field, field_validator
+from typing import Literal
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 
 from smriti_scale.settings import ScaleSettings, Strings
 
@@ -21,6 +23,22 @@ class SmritiSettings(ScaleSettings):
     login_limit: str = Field("10/minute", validation_alias="LOGIN_LIMIT")
     post_limit: str = Field("30/minute", validation_alias="POST_LIMIT")
     user_limit: str = Field("300/minute", validation_alias="USER_LIMIT")
+
+    cron_secret: SecretStr | None = Field(None, validation_alias="CRON_SECRET")
+    """What a scheduler sends in `X-Cron-Secret`; without one the cron routes are closed."""
+    firebase_credentials_path: str | None = Field(None, validation_alias="FIREBASE_CREDENTIALS_PATH")
+    firebase_credentials_json: SecretStr | None = Field(None, validation_alias="FIREBASE_CREDENTIALS_JSON")
+
+    public_url: str = Field("http://127.0.0.1:8000", validation_alias="PUBLIC_URL")
+    """Where clients reach this service: the beginning of every file's address."""
+    storage: Literal["local", "s3", "cloudinary", "none"] = Field("local", validation_alias="STORAGE")
+    storage_folder: str = Field(".smriti/files", validation_alias="STORAGE_FOLDER")
+    s3_bucket: str = Field("", validation_alias="S3_BUCKET")
+    s3_region: str = Field("us-east-1", validation_alias="S3_REGION")
+    s3_endpoint: str | None = Field(None, validation_alias="S3_ENDPOINT")
+    cloudinary_cloud_name: str = Field("", validation_alias="CLOUDINARY_CLOUD_NAME")
+    cloudinary_api_key: str = Field("", validation_alias="CLOUDINARY_API_KEY")
+    cloudinary_api_secret: SecretStr = Field(SecretStr(""), validation_alias="CLOUDINARY_API_SECRET")
 
     cors_origins: Strings = Field(
         ("http://localhost:3000", "http://localhost:19006", "exp://localhost:19000"), validation_alias="CORS_ORIGINS"

@@ -59,6 +59,9 @@ class Tour:
             ("Walk the feed by cursor, to the end", self._walk),
             ("Read a page twice: database, then cache", self._cached),
             ("An altered cursor", self._altered_cursor),
+            ("Found a circle, and post to it", self._circle),
+            ("Upload a document, read by a worker", self._document),
+            ("Today's quote", self._quote),
             ("Delete the post", self._delete),
             ("The sixth sign-up within a minute", self._sixth_sign_up),
         ]
@@ -129,6 +132,40 @@ class Tour:
         altered = cursor[:-1] + ("A" if cursor[-1] != "A" else "B")
         answer = await self._client.get("/api/posts", params={"cursor": altered})
         return f"400: {expect(answer, 400)['error']}"
+
+    async def _circle(self) -> str:
+        founded = await self._client.post("/api/circles/", json={"name": "The porch", "emoji": "🌿"})
+        circle = expect(founded, 201)["data"]["circle"]
+        form = {"content_type": "note", "text_content": "Only for us."}
+        where = f"/api/circles/{circle['circleId']}/posts"
+        expect(await self._client.post(where, data=form), 201)
+        inside = (await self._get(where))["data"]["total"]
+        feed = (await self._get("/api/posts", {"limit": "1"}))["data"]["posts"]
+        demand(inside == 1, "the circle's feed does not show the post")
+        demand(feed[0]["visibility"] == "public", "a circle's post is in the public feed")
+        return f"invite code {circle['inviteCode']}; 1 post inside, none of it in the public feed"
+
+    async def _document(self) -> str:
+        word = f"petrichor{secrets.token_hex(3)}"
+        sent = await self._client.post(
+            "/api/posts/",
+            data={"content_type": "document", "title": "A letter"},
+            files={"document": ("letter.txt", f"The smell of rain on dry earth: {word}.".encode())},
+        )
+        post = expect(sent, 201)["data"]["post"]
+        demand(post["documentStatus"] == "pending", "a new document does not wait for the worker")
+        for _ in range(150):
+            found = (await self._get("/api/posts/search", {"q": word}))["data"]["posts"]
+            if found:
+                demand(found[0]["postId"] == post["postId"], "search found another post")
+                expect(await self._client.delete(f"/api/posts/{post['postId']}"), 200)
+                return f"{found[0]['documentStatus']}: search finds a word inside of it"
+            await asyncio.sleep(0.2)
+        raise TourFailed("the worker did not read the document within 30 s")
+
+    async def _quote(self) -> str:
+        today = await self._get("/api/quotes/today")
+        return f"{today['status']}: {today['message'] or today['quote']['text']}"
 
     async def _delete(self) -> str:
         expect(await self._client.delete(f"/api/posts/{self._post_id}"), 200)

@@ -34,6 +34,8 @@ class Command:
 
 COMMANDS = {
     "dev": Command("smriti_scale.cli.dev", "Run a MongoDB replica set and a Redis on this machine until Ctrl-C."),
+    "tasks": Command("smriti_scale.cli.tasks", "Run workers and beat; queues and dead letters.", group=True),
+    "serve": Command("smriti_scale.cli.serve", "Serve an ASGI app over HTTP/1.1 and HTTP/2."),
 }
 
 

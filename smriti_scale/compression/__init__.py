@@ -1,7 +1,11 @@
-"""Response compression: zstd, brotli and gzip, negotiated as RFC 9110 says, with headers that caches can trust."""
+"""Response compression: zstd, brotli and gzip, negotiated as RFC 9110 says, with headers that caches can trust.
+
+Also static files, coded ahead of time: `build_assets` and `StaticAssets`.
+"""
 
 from __future__ import annotations
 
+from smriti_scale.compression.assets import Asset, build_assets
 from smriti_scale.compression.coders import ENCODINGS
 from smriti_scale.compression.middleware import (
     CompressionMiddleware,
@@ -9,5 +13,16 @@ from smriti_scale.compression.middleware import (
     send_uncompressed,
     setup_compression,
 )
+from smriti_scale.compression.static import StaticAssets, UnknownAsset
 
-__all__ = ["ENCODINGS", "CompressionMiddleware", "no_compression", "send_uncompressed", "setup_compression"]
+__all__ = [
+    "ENCODINGS",
+    "Asset",
+    "CompressionMiddleware",
+    "StaticAssets",
+    "UnknownAsset",
+    "build_assets",
+    "no_compression",
+    "send_uncompressed",
+    "setup_compression",
+]

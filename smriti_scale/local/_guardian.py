@@ -52,16 +52,16 @@ def _parent_death_signal() -> object:
     return ctypes.CDLL(None).prctl
 
 
-def _become(command: list[str], output: str, guardian: int) -> None:
+def _become(command: list[str], output: str, guardian: int, prctl: object) -> None:
     """In the forked child: turn into the server. Does not return."""
     try:
-        prctl = _parent_death_signal()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         if callable(prctl):
             prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
             if os.getppid() != guardian:
                 os._exit(125)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_DFL)
         null = os.open(os.devnull, os.O_RDONLY)
         log = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(null, 0)
@@ -88,9 +88,13 @@ def main(record: str, remove: str, grace: float, output: str, command: list[str]
     for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(ignored, signal.SIG_IGN)
 
+    prctl = _parent_death_signal()
+    # A SIGTERM for the server that comes while it still is our copy must wait, and not be taken by our own handler.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     server = os.fork()
     if server == 0:
-        _become(command, output, guardian)
+        _become(command, output, guardian, prctl)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     Path(f"{record}.new").write_text(
         json.dumps(
             {

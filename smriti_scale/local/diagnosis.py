@@ -12,7 +12,7 @@ _LIBRARY = re.compile(r"error while loading shared libraries: (\S+?): cannot ope
 _VERSION = re.compile(
     r"UPGRADE PROBLEM|invalid featureCompatibilityVersion|unsupported WiredTiger file version|"
     r"WiredTiger version incompatible|requires a newer version|not compatible with the current version|"
-    r"Can't handle RDB format version|",
+    r"Can't handle RDB format version",
     re.IGNORECASE,
 )
 _TAKEN = re.compile(r"Address already in use|bind: Address", re.IGNORECASE)

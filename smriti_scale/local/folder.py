@@ -73,13 +73,12 @@ def _reap(record: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         record.unlink(missing_ok=True)
         return
-    (server, _), _ = processes
     if _lives(*processes[0]):
-        _signal(server, signal.SIGCONT)
-        _signal(server, signal.SIGTERM)
+        for number in (signal.SIGTERM, signal.SIGCONT):
+            _signal(processes[0][0], number)
     # The guardian, if it lives, is about to end too, and would take a new server's record with it if not awaited.
-    for pid, known in processes:
-        deadline = time.monotonic() + 15.0
+    for (pid, known), patience in zip(processes, (15.0, 2.0), strict=True):
+        deadline = time.monotonic() + patience
         while _lives(pid, known):
             if time.monotonic() > deadline:
                 _signal(pid, signal.SIGKILL)

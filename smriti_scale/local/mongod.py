@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -47,7 +48,7 @@ class Member:
 
     async def role(self) -> replica_set.Role:
         """What the node says it is now; `"other"` while it starts, recovers, or does not answer."""
-        return await asyncio.to_thread(replica_set.role, self.uri)
+        return await asyncio.to_thread(replica_set.role, self.host, self.port, self.uri)
 
     def _own(self) -> ServerProcess:
         if self._process is None:
@@ -112,6 +113,11 @@ class LocalMongo:
         if self._uri is None:
             raise LocalServerError("the MongoDB server is not running: enter its context first")
         return self._uri
+
+    @property
+    def data_dir(self) -> Path | None:
+        """Where the data and the logs are; None when the server was given or is not running."""
+        return self._folder.path if self._folder else None
 
     @property
     def owned(self) -> bool:
@@ -181,7 +187,8 @@ class LocalMongo:
             process.require_alive()
 
     async def ready(self) -> None:
-        """Wait until a majority has taken a write and every node that runs has joined; after a fault.
+        """Wait until a majority has taken a write and every node that runs has joined; after a fault. Of a given server
+        no more is asked than an answer.
 
         Raises:
             LocalServerError: not within the start-up timeout.
@@ -242,7 +249,7 @@ class LocalMongo:
         for member, process in zip(members, self._processes(), strict=True):
             process.spawn(member._command)
         deadline = replica_set.Deadline(self._startup_timeout, self._require_progress)
-        replica_set.await_listening(ports, deadline)
+        replica_set.await_listening({member.port: member.pid for member in members}, deadline)
         remember_ports(folder.path, ports)
         replica_set.initiate(ports, deadline)
         replica_set.await_ready(ports, deadline)
@@ -251,9 +258,14 @@ class LocalMongo:
         process = member._own()
         process.stop()
         process.spawn(member._command)
-        replica_set.await_joined(member.port, replica_set.Deadline(self._startup_timeout, process.require_alive))
+        deadline = replica_set.Deadline(self._startup_timeout, process.require_alive)
+        replica_set.await_listening({member.port: process.pid}, deadline)
+        replica_set.await_joined(member.port, deadline)
 
     def _await_ready(self) -> None:
+        if not self.owned:
+            _given_members(self.uri, self._startup_timeout)
+            return
         running = [member.port for member in self._members if member.pid is not None]
         replica_set.await_ready(running, replica_set.Deadline(self._startup_timeout))
 

@@ -6,6 +6,8 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -67,6 +69,11 @@ class LocalRedis:
         if self._uri is None:
             raise LocalServerError("the Redis server is not running: enter its context first")
         return self._uri
+
+    @property
+    def data_dir(self) -> Path | None:
+        """Where the data and the logs are; None when the server was given or is not running."""
+        return self._folder.path if self._folder else None
 
     @property
     def owned(self) -> bool:
@@ -184,27 +191,45 @@ class LocalRedis:
         return self._process
 
     def _await_answer(self, host: str, port: int) -> None:
-        """Ask PING, in the protocol's inline form, until the server says anything but that it is loading."""
+        """Wait until the server has loaded its data; our own must be the very process, and not a stranger's Redis that
+        was quicker to take the port.
+        """
         deadline = time.monotonic() + self._startup_timeout
         while True:
             self.check()
             if self._interrupted.is_set():
                 raise LocalServerError("the start was interrupted")
-            try:
-                with socket.create_connection((host, port), timeout=1.0) as connection:
-                    connection.sendall(b"PING\r\n")
-                    if (answer := connection.recv(64)) and not answer.startswith(b"-LOADING"):
-                        return
-            except OSError:
-                pass
+            with suppress(OSError):
+                if self._process is None:
+                    _ask(host, port, b"PING")  # any answer will do: it may want a password first
+                    return
+                told = _ask(host, port, b"INFO")
+                if f"process_id:{self._process.pid}\r" in told and "loading:0\r" in told:
+                    return
             if time.monotonic() > deadline:
                 raise LocalServerError(f"the Redis at {host}:{port} did not answer within {self._startup_timeout:g} s")
             time.sleep(0.02)
+
+
+def _ask(host: str, port: int, question: bytes) -> str:
+    """One command in the protocol's inline form, and what comes back within its first 16 KB.
+
+    Raises:
+        OSError: no answer.
+    """
+    with socket.create_connection((host, port), timeout=1.0) as connection:
+        connection.sendall(question + b"\r\nQUIT\r\n")
+        told = b""
+        while len(told) < 16_384 and (more := connection.recv(16_384)):
+            told += more
+    if not told:
+        raise ConnectionResetError
+    return told.decode(errors="replace")
 
 
 def _command(binary: str, port: int, folder: DataFolder) -> list[str]:
     """The command line. Settings of the machine's own redis.conf are not read."""
     return [
         *(binary, "--port", str(port), "--bind", HOST, "--dir", str(folder.path), "--daemonize", "no"),
-        *("--save", "" if folder.temporary else "60 1", "--appendonly", "no", "--databases", "16"),
+        *("--save", *([""] if folder.temporary else ["60", "1"]), "--appendonly", "no", "--databases", "16"),
     ]

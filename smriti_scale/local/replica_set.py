@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +24,21 @@ if TYPE_CHECKING:
 Role = Literal["primary", "secondary", "other"]
 NAME = "smriti"
 _NOT_YET_INITIALIZED = 94
-# A primary is found within 1.3 s in place of 10 s and more; loopback loses no heartbeats.
-_SETTINGS = {"electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 200}
+_SETTINGS = {
+    # A primary is found within 1.3 s in place of 10 s and more; loopback loses no heartbeats.
+    "electionTimeoutMillis": 1000,
+    "heartbeatIntervalMillis": 200,
+    # A secondary that follows a stalled secondary would wait 30 s before it looks for a better source.
+    "chainingAllowed": False,
+}
 
 _TEST_PARAMETERS = {
     "enableTestCommands": "1",
     # A secondary without a sync source looks again after 1 s; every start and recovery would wait for that.
     "failpoint.forceBgSyncSyncSourceRetryWaitMS": '{"mode": "alwaysOn", "data": {"sleepMS": 50}}',
 }
+_MAJORITY = {"w": "majority", "wtimeout": 2000}
+_NO_SECTIONS = dict.fromkeys(("metrics", "wiredTiger", "locks", "opcounters", "tcmalloc", "repl"), 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +98,28 @@ def direct_uri(port: int) -> str:
     return f"mongodb://{HOST}:{port}/?directConnection=true"
 
 
-def await_listening(ports: list[int], deadline: Deadline) -> None:
-    """Wait until each node accepts connections."""
-    for port in ports:
-        while True:
-            with suppress(OSError), socket.create_connection((HOST, port), timeout=1.0):
-                break
+def await_listening(pids: Mapping[int, int | None], deadline: Deadline) -> None:
+    """Wait until each node answers on its port. Whoever answers must be the very process: a stranger that was quicker
+    to take the port may be a mongod too, and would be reconfigured.
+
+    Args:
+        pids: the process id for each port.
+        deadline: checks that those processes live.
+    """
+    for port, pid in pids.items():
+        while _pid_behind(port) != pid:
             deadline.pause(f"mongod to listen on {HOST}:{port}")
+
+
+def _pid_behind(port: int) -> int | None:
+    from pymongo.errors import PyMongoError
+
+    with suppress(OSError, PyMongoError):
+        # Only once the port is open: a client that is refused looks again after half a second.
+        socket.create_connection((HOST, port), timeout=1.0).close()
+        with _client(direct_uri(port)) as client:
+            return int(client.admin.command({"serverStatus": 1, **_NO_SECTIONS})["pid"])
+    return None
 
 
 def initiate(ports: list[int], deadline: Deadline) -> None:
@@ -143,24 +165,25 @@ def await_ready(ports: list[int], deadline: Deadline) -> None:
                 if "primary" not in roles:
                     nodes[0].admin.command("replSetStepUp")  # spares the second that an election waits to begin
                 elif "other" not in roles:
-                    # A write to the oplog that leaves no collection behind.
-                    nodes[roles.index("primary")].admin.command(
-                        "appendOplogNote",
-                        data={"smriti_scale": "ready"},
-                        writeConcern={"w": "majority", "wtimeout": 2000},
-                    )
-                    return
+                    # A write to the oplog that leaves no collection behind. The driver does not look at its concern.
+                    note = {"appendOplogNote": 1, "data": {"smriti_scale": "ready"}, "writeConcern": _MAJORITY}
+                    if "writeConcernError" not in nodes[roles.index("primary")].admin.command(note):
+                        return
             deadline.pause("a primary and a write with majority concern")
 
 
 def await_joined(port: int, deadline: Deadline) -> None:
     """Wait until the node is primary or secondary."""
-    while role(direct_uri(port)) == "other":
+    while role(HOST, port, direct_uri(port)) == "other":
         deadline.pause(f"the node at {HOST}:{port} to join its set")
 
 
-def role(uri: str) -> Role:
-    """What the node at a direct URI says it is."""
+def role(host: str, port: int, uri: str) -> Role:
+    """What a node says it is. Quick to say that nobody listens: a client would go on trying for its whole timeout."""
+    try:
+        socket.create_connection((host, port), timeout=3.0).close()
+    except OSError:
+        return "other"
     with _client(uri) as client:
         return _role(client)
 

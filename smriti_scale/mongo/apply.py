@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +38,7 @@ async def make_plan(db: Database, indexes: Indexes, policy: Policy) -> IndexPlan
     db = db.with_options(codec_options=CodecOptions(tz_aware=True), read_preference=Primary(), write_concern=_MAJORITY)
     dropping = set(indexes) if policy.drop_superseded else set(policy.drop)
     states = await read_catalog(db, indexes, usage_of=dropping)
-    now = (await db.command("hello"))["localTime"]
+    now = (await db.command("hello"))["localTime"].replace(tzinfo=datetime.UTC)
     steps: list[Step] = []
     for name, state in states.items():
         steps.extend(collection_steps(indexes[name], state, policy, now=now))
@@ -145,7 +146,7 @@ class _Applier:
                 await self._make_unique(step)
             case "unhide":
                 await self._modify(step, hidden=False)
-                await self._record(step.collection, step.name, {"superseded_by": None, "hidden_at": None})
+                await self._record(step.collection, step.name, superseded_by=None)
             case "hide":
                 await self._hide(step.collection, step.name)
             case "drop":
@@ -162,8 +163,8 @@ class _Applier:
         for step in batch:
             # Written before the build, so that whoever takes over after a kill knows what replaces what.
             if step.replaces is not None:
-                await self._record(collection, step.replaces, {"superseded_by": step.name})
-            await self._record(collection, step.name, {"superseded_by": None, "hidden_at": None})
+                await self._record(collection, step.replaces, superseded_by=step.name)
+            await self._record(collection, step.name, superseded_by=None)
         specs = [step.index.to_server(name=step.name) for step in batch]
         await build(self.db, collection, specs, progress=partial(self._tell, place))
         replaced = [step for step in batch if step.replaces is not None]
@@ -178,13 +179,13 @@ class _Applier:
         existing = self._state(collection).find(name)
         options: dict[str, Any] = {"hidden": True}
         record = await self.db[BOOKKEEPING].find_one({"_id": f"{collection}/{name}"})
-        superseded = bool(record and record.get("superseded_by"))
-        if superseded and existing is not None and existing.index.expires:
+        successor = record.get("superseded_by") if record else None
+        if successor and existing is not None and existing.index.expires:
             # A hidden TTL index goes on deleting; its successor decides now.
             options["expireAfterSeconds"] = TTL_OFF
         await self.db.command({"collMod": collection, "index": {"name": name, **options}})
-        if superseded:
-            await self._record(collection, name, {"hidden_at": "$$NOW"})
+        if successor:
+            await self._record(collection, name, superseded_by=successor, hidden=True)
 
     async def _make_unique(self, step: Step) -> None:
         existing = self._state(step.collection).find(step.name)
@@ -209,12 +210,12 @@ class _Applier:
                 raise
         await self.db[BOOKKEEPING].delete_one({"_id": f"{step.collection}/{step.name}"})
 
-    async def _record(self, collection: str, name: str, values: dict[str, Any]) -> None:
-        await self.db[BOOKKEEPING].update_one(
-            {"_id": f"{collection}/{name}"},
-            [{"$set": {"collection": {"$literal": collection}, "index": {"$literal": name}, **values}}],
-            upsert=True,
-        )
+    async def _record(self, collection: str, name: str, *, superseded_by: str | None, hidden: bool = False) -> None:
+        # Names are literals, since an index's may begin with a dollar; the time is the server's.
+        known = {"collection": collection, "index": name, "superseded_by": superseded_by}
+        values: dict[str, Any] = {field: {"$literal": value} for field, value in known.items()}
+        values["hidden_at"] = "$$NOW" if hidden else None
+        await self.db[BOOKKEEPING].update_one({"_id": f"{collection}/{name}"}, [{"$set": values}], upsert=True)
 
     async def _raise(self, error: OperationFailure, batch: Sequence[Step]) -> None:
         if error.code == 11000:

@@ -61,7 +61,7 @@ def _pipeline(index: Index, *, limit: int) -> list[dict[str, Any]]:
             "$group": {
                 "_id": {name: f"$_id.{name}" for name in names},
                 "count": {"$sum": 1},
-                "ids": {"$firstN": {"input": "$_id.document", "n": _IDS_SHOWN}},
+                "ids": {"$minN": {"input": "$_id.document", "n": _IDS_SHOWN}},
             }
         },
         {"$match": {"count": {"$gt": 1}}},

@@ -11,7 +11,9 @@ from smriti_scale.errors import ConfigurationError
 from smriti_scale.mongo import canonical
 
 Direction: TypeAlias = Literal[1, -1, "text", "hashed", "2dsphere", "2d"]
-Field: TypeAlias = str | tuple[str, Direction]
+Field: TypeAlias = str | tuple[str, int | str]
+"""`"user_id"`, or a pair with a `Direction`. Typed widely, since a list such as `[("created_at", -1)]` that serves a
+sort as well is inferred so; what is no direction is refused when declaring."""
 
 TTL_OFF = 2147483647
 """Seconds (68 years): `collMod` cannot take a TTL away, so this stands for none."""

@@ -11,15 +11,18 @@ from smriti_scale.errors import ConfigurationError, IndexDrift
 from smriti_scale.events import Events
 from smriti_scale.mongo.index import Index
 from smriti_scale.mongo.queries import Query, SortField, serving
+from smriti_scale.mongo.sharding import ShardKey
 
 if TYPE_CHECKING:
     from smriti_scale.mongo.drivers import Database
     from smriti_scale.mongo.plan import IndexPlan
+    from smriti_scale.mongo.shard_plan import ShardPlan
+    from smriti_scale.mongo.shard_review import ShardKeyReview
 
 MAX_INDEXES = 64
 """Per collection, the one on `_id` included (MongoDB's limit)."""
 
-Declared = Sequence[Index] | type
+Declared = Sequence[Index | ShardKey] | type
 
 
 class Indexes:
@@ -31,24 +34,31 @@ class Indexes:
     ```
 
     Args:
-        collections: for each collection a list of `Index`, or a class with an attribute `indexes`
-            (a dataclass, or a pydantic model with `indexes: ClassVar = [...]`).
+        collections: for each collection a list of `Index`, and a `ShardKey` if it is to be sharded; or a class with
+            an attribute `indexes` (a dataclass, or a pydantic model with `indexes: ClassVar = [...]`).
         queries: for each collection the lists and queries the application runs.
 
     Raises:
         ConfigurationError: two declarations are the same or exclude each other, or there are more than 64.
     """
 
-    __slots__ = ("_collections", "_queries")
+    __slots__ = ("_collections", "_queries", "_shard_keys")
 
     def __init__(
         self, collections: Mapping[str, Declared], *, queries: Mapping[str, Sequence[Query]] | None = None
     ) -> None:
         self._collections: dict[str, tuple[Index, ...]] = {}
+        self._shard_keys: dict[str, ShardKey] = {}
         for collection, declared in collections.items():
             if not collection or collection.startswith("system.") or "$" in collection or "\0" in collection:
                 raise ConfigurationError(f"{collection!r} cannot be a collection's name")
-            self._collections[collection] = tuple(_indexes_of(declared, collection=collection))
+            found = list(_declarations_of(declared, collection=collection))
+            keys = [one for one in found if isinstance(one, ShardKey)]
+            if len(keys) > 1:
+                raise ConfigurationError(f"{collection!r} declares {len(keys)} shard keys: {keys!r}")
+            if keys:
+                self._shard_keys[collection] = keys[0]
+            self._collections[collection] = tuple(one for one in found if isinstance(one, Index))
             _check(collection, self._collections[collection])
         self._queries = {collection: tuple(given) for collection, given in (queries or {}).items()}
 
@@ -74,7 +84,7 @@ class Indexes:
         names = dict.fromkeys([*self._collections, *other._collections])
         queries = dict.fromkeys([*self._queries, *other._queries])
         return Indexes(
-            {name: [*self._collections.get(name, ()), *other._collections.get(name, ())] for name in names},
+            {name: [*self._declared(name), *other._declared(name)] for name in names},
             queries={name: [*self._queries.get(name, ()), *other._queries.get(name, ())] for name in queries},
         )
 
@@ -88,6 +98,15 @@ class Indexes:
         """The declared queries by collection."""
         return MappingProxyType(self._queries)
 
+    @property
+    def shard_keys(self) -> Mapping[str, ShardKey]:
+        """The declared shard keys by collection."""
+        return MappingProxyType(self._shard_keys)
+
+    def _declared(self, collection: str) -> list[Index | ShardKey]:
+        key = self._shard_keys.get(collection)
+        return [*self._collections.get(collection, ()), *([key] if key else [])]
+
     def __getitem__(self, collection: str) -> tuple[Index, ...]:
         return self._collections[collection]
 
@@ -98,7 +117,7 @@ class Indexes:
         return sum(map(len, self._collections.values()))
 
     def __repr__(self) -> str:
-        return f"Indexes({ {name: list(declared) for name, declared in self._collections.items()}!r})"
+        return f"Indexes({ {name: self._declared(name) for name in self._collections}!r})"
 
     def serves(
         self,
@@ -186,8 +205,31 @@ class Indexes:
         await plan.apply(wait=wait, events=events)
         return plan
 
+    async def plan_sharding(self, db: Database) -> ShardPlan:
+        """The commands that bring a cluster to the declared shard keys; change nothing."""
+        from smriti_scale.mongo.shard_plan import make_shard_plan
 
-def _indexes_of(declared: Declared, *, collection: str) -> Iterable[Index]:
+        return await make_shard_plan(db, self._shard_keys)
+
+    async def review_sharding(self, db: Database, *, shards: int = 4, sample: int = 10_000) -> list[ShardKeyReview]:
+        """Judge each declared shard key on the data there is, with the declared queries.
+
+        Args:
+            shards: how many to simulate.
+            sample: documents of each collection to look at.
+
+        Raises:
+            IndexingError: a collection is empty, absent or a view.
+        """
+        from smriti_scale.mongo.shard_review import review_shard_key
+
+        return [
+            await review_shard_key(db, name, key, queries=self._queries.get(name, ()), shards=shards, sample=sample)
+            for name, key in self._shard_keys.items()
+        ]
+
+
+def _declarations_of(declared: Declared, *, collection: str) -> Iterable[Index | ShardKey]:
     if isinstance(declared, type):
         inner = getattr(declared, "indexes", None)
         if inner is None:
@@ -197,10 +239,10 @@ def _indexes_of(declared: Declared, *, collection: str) -> Iterable[Index]:
         declared = inner
     if isinstance(declared, (str, Index)) or not isinstance(declared, Iterable):
         raise ConfigurationError(f"the indexes of {collection!r} must be a list, not {declared!r}")
-    for index in declared:
-        if not isinstance(index, Index):
-            raise ConfigurationError(f"{index!r} in {collection!r} is no Index: write Index({index!r})")
-        yield index
+    for one in declared:
+        if not isinstance(one, (Index, ShardKey)):
+            raise ConfigurationError(f"{one!r} in {collection!r} is no Index: write Index({one!r})")
+        yield one
 
 
 def _check(collection: str, declared: Sequence[Index]) -> None:

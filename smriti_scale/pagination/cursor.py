@@ -72,6 +72,7 @@ class Binding:
 
     digest: bytes
     parts: tuple[bytes, bytes, bytes]
+    hints: bytes
     options: CodecOptions[Any]
 
 
@@ -126,12 +127,13 @@ class CursorCodec:
             options: the BSON options that values are read with; the collection's.
         """
         options = options or _DEFAULT_OPTIONS
-        ordering = "\x00".join([collection, *(f"{field}\x01{direction}" for field, direction in sort)]).encode()
+        ordering = repr((collection, [(field, direction) for field, direction in sort])).encode()
         chosen = _canonical(filter, options) if filter else b""
         whose = b"" if scope is None else b"\x01" + scope.encode("utf-8", "surrogatepass")
         parts = (ordering, chosen, whose)
-        digest = hashlib.sha256(b"".join([len(part).to_bytes(8, "big") + part for part in parts])).digest()
-        return Binding(digest, parts, options)
+        sizes = b"".join([len(part).to_bytes(8, "big") for part in parts])
+        digest = hashlib.sha256(sizes + ordering + chosen + whose).digest()
+        return Binding(digest, parts, _hints(self._keys[0], parts), options)
 
     def encode(self, position: Position | Sequence[Any], binding: Binding | None = None) -> str:
         """The cursor for a position (or for the values of one, going forward).
@@ -157,7 +159,7 @@ class CursorCodec:
             (
                 bytes((_VERSION, flags)),
                 expiry,
-                _hints(keys, binding),
+                binding.hints,
                 bson.encode(values, codec_options=binding.options),
             )
         )
@@ -208,7 +210,7 @@ class CursorCodec:
             return "version"
         at = 6 if body[1] & _EXPIRES else 2
         given = body[at : at + _HINTS]
-        expected = [_hints(keys, binding) for keys in self._keys]
+        expected = [_hints(keys, binding.parts) for keys in self._keys]
         if any(given == whole for whole in expected):
             return "signature"
         for whole in expected:
@@ -274,13 +276,8 @@ def _sign(keys: _Keys, body: bytes, binding: Binding) -> bytes:
     return hmac.digest(keys.sign, binding.digest + body, "sha256")[:_MAC]
 
 
-def _hints(keys: _Keys, binding: Binding) -> bytes:
-    return b"".join(
-        [
-            hashlib.blake2b(part, digest_size=2, key=keys.hint, salt=bytes((place,))).digest()
-            for place, part in enumerate(binding.parts)
-        ]
-    )
+def _hints(keys: _Keys, parts: tuple[bytes, ...]) -> bytes:
+    return b"".join([hashlib.blake2b(part, digest_size=2, key=keys.hint).digest() for part in parts])
 
 
 def _unpack(token: Any) -> bytes:

@@ -52,9 +52,8 @@ class FilterReading:
     @property
     def shape(self) -> tuple[Any, ...]:
         """What a plan depends on: the fields and how each is constrained, not the values."""
-        return tuple(
-            tuple(sorted(fields)) for fields in (self.equal, self.members, self.lower, self.upper, self.residual)
-        )
+        parts = (self.equal, self.members, self.lower, self.upper, self.residual)
+        return tuple([tuple(sorted(fields)) if fields else () for fields in parts])
 
     def combinations(self, fields: Sequence[str]) -> list[dict[str, Any]]:
         """Every way to fix `fields`, each as a mapping from field to value."""

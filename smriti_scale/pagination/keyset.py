@@ -32,9 +32,11 @@ class SortSpec:
 
     Args:
         keys: `(field, direction)`, the direction 1 or −1.
+        fields: the fields alone.
     """
 
     keys: tuple[tuple[str, int], ...]
+    fields: tuple[str, ...]
 
     @classmethod
     def of(cls, sort: Sequence[tuple[str, int]]) -> SortSpec:
@@ -67,15 +69,7 @@ class SortSpec:
             raise ConfigurationError(
                 f"sort has {len(keys) - 1} fields besides _id; at most {_MAX_FIELDS} are supported"
             )
-        return cls(tuple(keys))
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        return tuple(name for name, _ in self.keys)
-
-    def directed(self, *, backward: bool) -> list[tuple[str, int]]:
-        """The sort to send: turned round for a backward page."""
-        return [(name, -direction) for name, direction in self.keys] if backward else list(self.keys)
+        return cls(tuple(keys), tuple(name for name, _ in keys))
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {'ascending' if direction > 0 else 'descending'}" for name, direction in self.keys)
@@ -159,21 +153,24 @@ def comparison(
         backward: keep the rows before it.
         inclusive: keep the row at the position too.
     """
-    tuple_test: dict[str, Any] = {}
-    for name, direction in reversed(keys):
-        operand: list[Any] = [{"$ifNull": [f"${name}", None]}, {"$literal": values[name]}]
-        after = "$gt" if (direction > 0) != backward else "$lt"
-        if tuple_test:
-            tuple_test = {"$or": [{after: operand}, {"$and": [{"$eq": operand}, tuple_test]}]}
-        else:
-            tuple_test = {f"{after}e" if inclusive else after: operand}
-    name, direction = keys[0]
-    from_here = "$gte" if (direction > 0) != backward else "$lte"
-    clauses = [{"$expr": tuple_test}]
-    # In an expression a missing field is less than null, in an index they are one: at null, `$gte` would lose it.
-    if not (from_here == "$gte" and values[name] is None):
-        clauses.insert(0, {"$expr": {from_here: [f"${name}", {"$literal": values[name]}]}})
-    return clauses
+    tests: list[tuple[str, list[Any]]] = []
+    for name, direction in keys:
+        value = values[name]
+        # In an expression a missing field is less than null, in an index they are one.
+        field = {"$ifNull": [f"${name}", None]} if value is None else f"${name}"
+        tests.append(("$gt" if (direction > 0) != backward else "$lt", [field, {"$literal": value}]))
+    after, operand = tests[-1]
+    rest: dict[str, Any] = {f"{after}e" if inclusive else after: operand}
+    for after, operand in reversed(tests[1:-1]):
+        rest = {"$or": [{after: operand}, {"$and": [{"$eq": operand}, rest]}]}
+    after, operand = tests[0]
+    if len(tests) == 1:
+        return [{"$expr": rest}]
+    if values[keys[0][0]] is None and after == "$gt":
+        # No index serves `$ifNull`, and without it the missing would be lost. Next to nothing sorts before null.
+        return [{"$expr": {"$or": [{after: operand}, {"$and": [{"$eq": operand}, rest]}]}}]
+    bound = [f"${keys[0][0]}", operand[1]]
+    return [{"$expr": {f"{after}e": bound}}, {"$expr": {"$or": [{"$ne": operand}, rest]}}]
 
 
 def _open_end(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+import inspect
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import Any, Literal
 
 from bson.codec_options import CodecOptions
@@ -12,14 +13,17 @@ from pymongo.errors import OperationFailure
 from smriti_scale.clock import SYSTEM_CLOCK, Clock
 from smriti_scale.errors import ConfigurationError, InvalidCursor
 from smriti_scale.events import CursorRejected, Events
+from smriti_scale.pagination.assembly import assemble
 from smriti_scale.pagination.cursor import Binding, CursorCodec, Position, Secret
 from smriti_scale.pagination.filters import FilterReading, read_filter
 from smriti_scale.pagination.keyset import SortSpec
 from smriti_scale.pagination.page import Page
 from smriti_scale.pagination.plan import ListPlan, index_for
-from smriti_scale.pagination.planner import CONTRADICTION, STALE_PLAN, Collection, Planner
+from smriti_scale.pagination.planner import CONTRADICTION, STALE_PLAN, Collection, Planner, collation_document
 from smriti_scale.pagination.projection import Projected, Projection, projected
 from smriti_scale.pagination.reading import PageRequest, read_rows
+from smriti_scale.pagination.relevance import best_keys, load, relevance_keys
+from smriti_scale.pagination.stages import Pipeline, dress, split
 
 Document = dict[str, Any]
 Total = Literal["none", "estimated", "exact"]
@@ -76,7 +80,7 @@ class CursorPaginator:
         self.codec = CursorCodec(secret, expires=expires, clock=clock)
         self.default_limit = default_limit
         self.max_limit = max_limit
-        self._collation = _collation_document(collation)
+        self._collation = collation_document(collation)
         self._total: Total = total
         self._max_total = max_total
         self._max_merge = max_merge
@@ -113,25 +117,79 @@ class CursorPaginator:
             ConfigurationError: a limit or skip out of bounds, a filter that cannot be paged, or no index that serves
                 the list; the message has the index to create.
         """
-        wanted = self._limit(limit)
-        if skip < 0 or (skip and cursor is not None):
-            raise ConfigurationError("skip must be 0 or more, and 0 together with a cursor")
         chosen = filter if filter is not None else {}
-        binding = self._bind(collection, chosen, scope)
-        position = self._position(cursor, binding)
-        reading = self._read(chosen)
-        shown = projected(projection, self.sort.fields)
-        request = PageRequest(
-            collection, chosen, reading, self.sort, shown, self._collation, position, wanted + 1, skip, session
+        request, binding = self._request(collection, chosen, limit, cursor, skip, scope, projection, session)
+        return await self._with_total(request, self._index_page(request, binding))
+
+    async def paginate_aggregate(
+        self,
+        collection: Collection,
+        pipeline: Pipeline,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        skip: int = 0,
+        scope: str | None = None,
+        session: Any = None,
+    ) -> Page[Document]:
+        """One page, dressed by a pipeline: leading `$match` stages select the list, the others run on the page alone.
+
+        Two round trips: the keys of the page by its index, as `paginate` reads them, then the stages on those rows.
+        A `$match` or `$unwind` among the stages changes how many items a page has, never which rows it covers.
+
+        Args:
+            pipeline: `$match` stages, then any that work row by row (`$lookup`, `$project`, `$set`, `$unwind`, …).
+
+        The other arguments, and the errors, are those of `paginate`; a stage that needs the whole list (`$group`,
+        `$sort`, `$limit`, …) is a ConfigurationError too.
+        """
+        chosen, stages = split(pipeline)
+        request, binding = self._request(collection, chosen, limit, cursor, skip, scope, {"_id": 1}, session)
+        page = await self._with_total(request, self._index_page(request, binding))
+        ids = [row["_id"] for row in page.items]
+        if not ids:
+            return page
+        found: Any = collection.aggregate(
+            dress(chosen, ids, self.sort.keys, stages), hint={"_id": 1}, **self._options(session)
         )
-        if self._total == "none":
-            rows = await self._rows(request)
-            return self._page(rows, request, binding, None)
-        if session is not None:  # a session carries one operation at a time
-            rows = await self._rows(request)
-            return self._page(rows, request, binding, await self._count(request))
-        rows, total = await asyncio.gather(self._rows(request), self._count(request))
-        return self._page(rows, request, binding, total)
+        # PyMongo Async gives a cursor to await, Motor gives the cursor.
+        answer = await found if inspect.isawaitable(found) else found
+        items: list[Document] = await answer.to_list(None)
+        return page.with_items(items)
+
+    async def paginate_relevance(
+        self,
+        collection: Collection,
+        filter: Mapping[str, Any],
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        skip: int = 0,
+        scope: str | None = None,
+        projection: Projection = None,
+        session: Any = None,
+        window: int = 1_000,
+        score_field: str | None = None,
+    ) -> Page[Document]:
+        """One page of a `$text` search, best match first, then by this paginator's sort.
+
+        The list is the best `window` matches and ends there: scores are no index keys, so every page scores all
+        matches again. A list by relevance is no deeper than a reader is patient.
+
+        Args:
+            filter: with `$text`.
+            window: the longest the list can be.
+            score_field: set this field of each item to its score; None leaves items alone.
+
+        The other arguments, and the errors, are those of `paginate`.
+        """
+        if "$text" not in filter:
+            raise ConfigurationError("paginate_relevance needs a filter with $text at its top level")
+        if window < 1:
+            raise ConfigurationError(f"window={window} must be at least 1")
+        keys = relevance_keys(self.sort.keys)
+        request, binding = self._request(collection, filter, limit, cursor, skip, scope, projection, session, keys=keys)
+        return await self._with_total(request, self._relevance_page(request, binding, window, score_field))
 
     async def pages(
         self,
@@ -182,8 +240,8 @@ class CursorPaginator:
         scope: str | None = None,
     ) -> str:
         """The cursor of the page that begins after a row of this list; the row must hold its sort fields."""
-        shown = Projected(None, self.sort.fields)
-        return self.codec.encode(Position(shown.anchor(item)), self._bind(collection, filter or {}, scope))
+        binding = self._bind(collection, filter if filter is not None else {}, scope, self.sort.keys)
+        return self.codec.encode(Position(Projected(None, self.sort.fields).anchor(item)), binding)
 
     async def check(
         self,
@@ -204,39 +262,102 @@ class CursorPaginator:
         """The keys of the index that serves such a list best, to declare it or to assert that it is declared."""
         return index_for(self.sort, filter or {})
 
-    def _limit(self, limit: int | None) -> int:
+    def _request(
+        self,
+        collection: Any,
+        filter: Mapping[str, Any],
+        limit: int | None,
+        cursor: str | None,
+        skip: int,
+        scope: str | None,
+        projection: Projection,
+        session: Any,
+        keys: tuple[tuple[str, int], ...] | None = None,
+    ) -> tuple[PageRequest, Binding]:
         if limit is None:
-            return self.default_limit
-        if not 1 <= limit <= self.max_limit:
+            limit = self.default_limit
+        elif not 1 <= limit <= self.max_limit:
             raise ConfigurationError(f"limit={limit} must be from 1 to {self.max_limit}")
-        return limit
+        if skip < 0 or (skip and cursor is not None):
+            raise ConfigurationError(f"skip={skip} must be 0 or more, and 0 together with a cursor")
+        binding = self._bind(collection, filter, scope, keys or self.sort.keys)
+        request = PageRequest(
+            collection=collection,
+            filter=filter,
+            reading=self._read(filter, text=keys is not None),
+            sort=self.sort,
+            shown=projected(projection, self.sort.fields),
+            position=self._position(cursor, binding, len(keys or self.sort.keys)),
+            limit=limit + 1,
+            skip=skip,
+            options=self._options(session),
+        )
+        return request, binding
 
-    def _read(self, filter: Mapping[str, Any]) -> FilterReading:
+    def _options(self, session: Any) -> dict[str, Any]:
+        options: dict[str, Any] = {}
+        if self._collation is not None:
+            options["collation"] = self._collation
+        if session is not None:
+            options["session"] = session
+        return options
+
+    def _read(self, filter: Mapping[str, Any], *, text: bool = False) -> FilterReading:
         reading = read_filter(filter, max_members=self._max_merge)
-        if reading.text:
+        if reading.text and not text:
             raise ConfigurationError(
                 "a $text search cannot be paged through an index: use paginate_relevance, which pages the best matches"
             )
         return reading
 
-    def _bind(self, collection: Any, filter: Mapping[str, Any], scope: str | None) -> Binding:
+    def _bind(
+        self, collection: Any, filter: Mapping[str, Any], scope: str | None, keys: tuple[tuple[str, int], ...]
+    ) -> Binding:
         options: CodecOptions[Any] = collection.codec_options
-        return self.codec.bind(
-            sort=self.sort.keys, filter=filter, scope=scope, collection=collection.name, options=options
-        )
+        return self.codec.bind(sort=keys, filter=filter, scope=scope, collection=collection.name, options=options)
 
-    def _position(self, cursor: str | None, binding: Binding) -> Position | None:
+    def _position(self, cursor: str | None, binding: Binding, length: int) -> Position | None:
         if cursor is None:
             return None
         try:
             position = self.codec.decode(cursor, binding)
-            if len(position.values) != len(self.sort.keys):
+            if len(position.values) != length:
                 raise InvalidCursor("malformed")
         except InvalidCursor as refusal:
             if self._events:
                 self._events.emit(CursorRejected(refusal.reason))
             raise
         return position
+
+    async def _index_page(self, request: PageRequest, binding: Binding) -> Page[Document]:
+        return self._page(await self._rows(request), request, request.shown, binding)
+
+    async def _relevance_page(
+        self, request: PageRequest, binding: Binding, window: int, score_field: str | None
+    ) -> Page[Document]:
+        collection, position = request.collection, request.position
+        pipeline = best_keys(
+            request.filter, self.sort.keys, position=position, window=window, limit=request.limit, skip=request.skip
+        )
+        found: Any = collection.aggregate(pipeline, **request.options)
+        answer = await found if inspect.isawaitable(found) else found
+        keys: list[Document] = await answer.to_list(None)
+        fields = tuple(name for name, _ in relevance_keys(self.sort.keys))
+        page = self._page(keys, request, Projected(None, fields), binding)
+        items = await load(
+            collection, page.items, request.filter, request.shown, score_field=score_field, options=request.options
+        )
+        return page.with_items(items)
+
+    async def _with_total(self, request: PageRequest, reading: Coroutine[Any, Any, Page[Document]]) -> Page[Document]:
+        if self._total == "none":
+            return await reading
+        if "session" in request.options:  # a session carries one operation at a time
+            page = await reading
+            total, exact = await self._count(request)
+        else:
+            page, (total, exact) = await asyncio.gather(reading, self._count(request))
+        return page.model_copy(update={"total": total, "total_is_exact": exact})
 
     async def _rows(self, request: PageRequest) -> list[Document]:
         if request.reading.impossible:
@@ -250,74 +371,29 @@ class CursorPaginator:
             except OperationFailure as failure:
                 if failure.code == CONTRADICTION:
                     return []
-                in_transaction = request.session is not None and request.session.in_transaction
+                session = request.options.get("session")
+                in_transaction = session is not None and session.in_transaction
                 if failure.code not in STALE_PLAN or last_try or in_transaction:
                     raise
                 self._planner.forget(request.collection, request.reading)
         raise AssertionError("unreachable")
 
-    def _page(
-        self, rows: list[Document], request: PageRequest, binding: Binding, total: tuple[int, bool] | None
-    ) -> Page[Document]:
-        position, shown = request.position, request.shown
-        backward = position is not None and position.backward
-        more = len(rows) == request.limit
-        if more:
-            rows.pop()
-        # Every row is looked at, not the outer two only: an array among the sort values loses rows without a word.
-        anchors = [shown.anchor(row) for row in rows]
-        if backward:
-            rows.reverse()
-            anchors.reverse()
-        came_from = position is not None or request.skip > 0
-        has_next = came_from if backward else more
-        has_previous = more if backward else came_from
-        following = preceding = None
-        if anchors:
-            ties = _level(anchors[0][0], anchors[-1][0])
-            if has_next:
-                following = self.codec.encode(Position(anchors[-1], ties=ties), binding)
-            if has_previous:
-                preceding = self.codec.encode(Position(anchors[0], backward=True, ties=ties), binding)
-        elif position is not None:
-            # Everything on this side is gone. The way back begins with the row at the position, if it still exists.
-            back = self.codec.encode(Position(position.values, backward=not backward, inclusive=True), binding)
-            following, preceding = (back, None) if backward else (None, back)
-        if shown.changes:
-            rows = [shown.finish(row) for row in rows]
-        page: Page[Document] = Page.model_construct(
-            items=rows,
-            next_cursor=following,
-            previous_cursor=preceding,
-            has_next=following is not None,
-            has_previous=preceding is not None,
-            total=total[0] if total else None,
-            total_is_exact=total[1] if total else True,
+    def _page(self, rows: list[Document], request: PageRequest, shown: Projected, binding: Binding) -> Page[Document]:
+        return assemble(
+            rows,
+            limit=request.limit - 1,
+            position=request.position,
+            skipped=request.skip > 0,
+            shown=shown,
+            codec=self.codec,
+            binding=binding,
         )
-        return page
 
     async def _count(self, request: PageRequest) -> tuple[int, bool]:
         collection: Any = request.collection
         if self._total == "estimated" and not request.filter:
             return await collection.estimated_document_count(), False
-        options: dict[str, Any] = {} if request.session is None else {"session": request.session}
-        if self._collation is not None:
-            options["collation"] = self._collation
         if self._max_total is None:
-            return await collection.count_documents(request.filter, **options), True
-        counted = await collection.count_documents(request.filter, limit=self._max_total + 1, **options)
+            return await collection.count_documents(request.filter, **request.options), True
+        counted = await collection.count_documents(request.filter, limit=self._max_total + 1, **request.options)
         return min(counted, self._max_total), counted <= self._max_total
-
-
-def _level(one: Any, other: Any) -> bool:
-    """Whether two sort values share a place; NaN differs from itself in Python but not in an index."""
-    return bool(one == other) or (one != one and other != other)
-
-
-def _collation_document(collation: Any) -> dict[str, Any] | None:
-    if collation is None:
-        return None
-    document = collation if isinstance(collation, Mapping) else getattr(collation, "document", None)
-    if not isinstance(document, Mapping) or "locale" not in document:
-        raise ConfigurationError(f"collation={collation!r} must be a Collation or a mapping with a 'locale'")
-    return dict(document)

@@ -38,7 +38,7 @@ class PageParams:
     # FastAPI answers what fails its own validation with 422; typed Any with a schema, values reach us unjudged.
     def __init__(
         self,
-        limit: Annotated[Any, WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 100, "default": 20})] = None,
+        limit: Annotated[Any, WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 100})] = 20,
         cursor: Annotated[Any, WithJsonSchema({"type": "string", "maxLength": MAX_LENGTH})] = None,
     ) -> None:
         self._set(limit, cursor, None)
@@ -58,14 +58,14 @@ class PageParams:
                 f"default_limit={default_limit}, max_limit={max_limit}, max_skip={max_skip}: "
                 "1 <= default_limit <= max_limit and max_skip >= 0 are needed"
             )
-        limit_schema = WithJsonSchema({"type": "integer", "minimum": 1, "maximum": max_limit, "default": default_limit})
+        limit_schema = WithJsonSchema({"type": "integer", "minimum": 1, "maximum": max_limit})
         cursor_schema = WithJsonSchema({"type": "string", "maxLength": MAX_LENGTH})
-        skip_schema = WithJsonSchema({"type": "integer", "minimum": 0, "maximum": max_skip, "default": 0})
+        skip_schema = WithJsonSchema({"type": "integer", "minimum": 0, "maximum": max_skip})
 
-        def with_skip(self: PageParams, limit: Any = None, cursor: Any = None, skip: Any = None) -> None:
+        def with_skip(self: PageParams, limit: Any = default_limit, cursor: Any = None, skip: Any = 0) -> None:
             self._set(limit, cursor, skip)
 
-        def without_skip(self: PageParams, limit: Any = None, cursor: Any = None) -> None:
+        def without_skip(self: PageParams, limit: Any = default_limit, cursor: Any = None) -> None:
             self._set(limit, cursor, None)
 
         init = with_skip if max_skip else without_skip

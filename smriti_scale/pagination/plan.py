@@ -26,6 +26,7 @@ class ListPlan:
         residual: the filter's other fields and operators: tested on each row, so rows that fail cost index keys.
         path: the index in detail.
         partial: the expression of a partial index, which the filter must contain.
+        collated: text is compared by a collation, so two different ids can be level.
     """
 
     collection: str
@@ -35,6 +36,7 @@ class ListPlan:
     residual: tuple[str, ...]
     path: IndexPath
     partial: Mapping[str, Any] | None = None
+    collated: bool = False
 
     @property
     def exact(self) -> bool:
@@ -58,7 +60,8 @@ class Candidate:
     path: IndexPath
     method: Method
     residual: tuple[str, ...]
-    partial: Mapping[str, Any] | None = None
+    partial: Mapping[str, Any] | None
+    collated: bool
 
 
 def candidates(
@@ -93,15 +96,15 @@ def candidates(
         if path is None:
             refused[name] = problem or "its fields are not the filter's equalities followed by the sort"
             continue
-        residual = [field for field in (*reading.equal, *reading.members) if field not in path.prefix]
-        # A range on the first sort field is an end of the scan, so it costs nothing.
-        first = path.keys[len(path.prefix)][0] if len(path.keys) > len(path.prefix) else None
-        residual += [field for field in {**reading.lower, **reading.upper} if field != first]
-        residual += [field for field in reading.residual if field not in residual]
         merged = any(field in reading.members for field in path.prefix)
-        found.append(
-            Candidate(path, "merge" if merged else "bounds", tuple(residual), index.get("partialFilterExpression"))
-        )
+        partial = index.get("partialFilterExpression")
+        # What costs nothing: the prefix, a range on the first sort field (an end of the scan), a partial index's own.
+        first = path.keys[len(path.prefix)][0] if len(path.keys) > len(path.prefix) else None
+        free = {*path.prefix, *(partial or ())}
+        tested = dict.fromkeys((*reading.equal, *reading.members, *reading.residual))
+        tested |= dict.fromkeys(field for field in (*reading.lower, *reading.upper) if field != first)
+        residual = [field for field in tested if field not in free]
+        found.append(Candidate(path, "merge" if merged else "bounds", tuple(residual), partial, wanted is not None))
     found.sort(key=lambda each: (-len(each.path.prefix), len(each.path.keys), each.path.name))
     return found, refused
 

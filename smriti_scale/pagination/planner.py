@@ -28,6 +28,11 @@ _NOT_THE_PLAN = ("rejectedPlans", "command", "filter", "parsedQuery")
 _IS_VIEW = 166
 _API_STRICT = 323
 
+_ARRAYS = (
+    "a sort field holds arrays, or did since the index was built: a row has several places in it "
+    "(once no row holds one, drop and create the index)"
+)
+
 STALE_PLAN = frozenset({2, 51173, 51174})
 """Codes of a find whose index is gone or has changed: plan again, once."""
 CONTRADICTION = 51175
@@ -99,11 +104,18 @@ class Planner:
         for candidate in found:
             method = await self._try(collection, filter, reading, candidate)
             if method is None:
-                refused[candidate.path.name] = "a sort field holds arrays, so one row has several places in it"
+                refused[candidate.path.name] = _ARRAYS
                 continue
             path = candidate.path
             return ListPlan(
-                collection.name, path.name, method, path.prefix, candidate.residual, path, partial=candidate.partial
+                collection.name,
+                path.name,
+                method,
+                path.prefix,
+                candidate.residual,
+                path,
+                partial=candidate.partial,
+                collated=candidate.collated,
             )
         raise ConfigurationError(self._refusal(collection, filter, refused))
 
@@ -152,6 +164,16 @@ class Planner:
             f"This one would: await db.{collection.name}.create_index({keys!r})"
             + (f"\nNot usable:{lines}" if lines else "")
         )
+
+
+def collation_document(collation: Any) -> dict[str, Any] | None:
+    """A collation as the server takes it, from a mapping or the driver's `Collation`."""
+    if collation is None:
+        return None
+    document = collation if isinstance(collation, Mapping) else getattr(collation, "document", None)
+    if not isinstance(document, Mapping) or "locale" not in document:
+        raise ConfigurationError(f"collation={collation!r} must be a Collation or a mapping with a 'locale'")
+    return dict(document)
 
 
 async def _list_indexes(collection: Any) -> list[dict[str, Any]]:

@@ -57,6 +57,22 @@ class Projected:
             _drop(row, path.split("."))
         return row
 
+    def refuse_arrays(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Look at every row, not at the anchors alone: an array among the sort values loses rows without a word.
+
+        Raises:
+            ConfigurationError: as `anchor`.
+        """
+        if self.computed or any("." in name for name in self.fields):
+            for row in rows:
+                self.anchor(row)
+            return
+        for name in self.fields:
+            if name != "_id":
+                for row in rows:
+                    if isinstance(row.get(name), list):
+                        self.anchor(row)
+
     @property
     def changes(self) -> bool:
         """Whether `finish` has anything to do."""
@@ -65,12 +81,8 @@ class Projected:
 
 def projected(projection: Projection, fields: tuple[str, ...]) -> Projected:
     """Widen a projection so that the sort values can be read from its rows."""
-    if not projection:
-        return (
-            Projected(None if projection is None else {"_id": 1}, fields, computed=False)
-            if (projection is None or fields == ("_id",))
-            else Projected({"_id": 1, _ANCHOR: _values(fields)}, fields, computed=True)
-        )
+    if not projection:  # none, or an empty one: all fields
+        return Projected(None, fields)
     asked = dict(projection) if isinstance(projection, Mapping) else dict.fromkeys(projection, 1)
     if _keeps_only_named(asked):
         if all(name in asked or (name == "_id" and "_id" not in asked) for name in fields) and all(

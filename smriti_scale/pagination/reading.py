@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from smriti_scale.errors import ConfigurationError
 from smriti_scale.pagination.cursor import Position
 from smriti_scale.pagination.filters import FilterReading
 from smriti_scale.pagination.keyset import Bounds, SortSpec, comparison, page_bounds
@@ -22,6 +23,7 @@ class PageRequest:
 
     Args:
         limit: rows to read: one more than the page has, which tells whether another page follows.
+        options: collation and session for the driver.
     """
 
     collection: Any
@@ -29,15 +31,28 @@ class PageRequest:
     reading: FilterReading
     sort: SortSpec
     shown: Projected
-    collation: dict[str, Any] | None
     position: Position | None
     limit: int
     skip: int
-    session: Any
+    options: dict[str, Any]
 
 
 async def read_rows(request: PageRequest, plan: ListPlan) -> list[Document]:
-    """The rows, nearest to the position first; so in reverse for a backward page."""
+    """The rows, nearest to the position first; so in reverse for a backward page.
+
+    Raises:
+        ConfigurationError: ids are text and the list has a collation, under which different ids may be level.
+    """
+    rows = await _read(request, plan)
+    if plan.collated and any(isinstance(request.shown.anchor(row)[-1], (str, Mapping)) for row in rows):
+        raise ConfigurationError(
+            f"the ids of {plan.collection} are text and index {plan.index} has a collation, which may hold two "
+            "different ids for one: page by an index of the simple collation, or use ids that are not text"
+        )
+    return rows
+
+
+async def _read(request: PageRequest, plan: ListPlan) -> list[Document]:
     position = request.position
     anchor = None if position is None else dict(zip(request.sort.fields, position.values, strict=True))
     if plan.method == "bounds" and (position is None or not position.inclusive):
@@ -71,7 +86,7 @@ async def _merge_level_rows(request: PageRequest, plan: ListPlan, anchor: Mappin
         )
         for fixed in request.reading.combinations(plan.prefix)
     ]
-    if request.session is None:
+    if "session" not in request.options:
         ranges = await asyncio.gather(*spread)
     else:  # a session carries one operation at a time
         ranges = [await each for each in spread]
@@ -97,6 +112,7 @@ async def _find(
         "limit": request.limit,
         # All rows in one answer: by default the first holds 101.
         "batch_size": request.limit,
+        **request.options,
     }
     if bounds is not None:
         if bounds.drops:
@@ -108,10 +124,6 @@ async def _find(
             options["max"] = bounds.upper
     if request.skip:
         options["skip"] = request.skip
-    if request.collation is not None:
-        options["collation"] = request.collation
-    if request.session is not None:
-        options["session"] = request.session
     found = request.collection.find(wanted, projection or request.shown.send, **options)
     rows: list[Document] = await found.to_list(None)
     return rows

@@ -8,13 +8,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from smriti_scale.errors import LocalServerError
 from smriti_scale.local import LocalMongo, Member
 
+if TYPE_CHECKING:
+    from pymongo.asynchronous.database import AsyncDatabase
+
+    Admin = AsyncDatabase[dict[str, Any]]
+
+
+class _Follower(NamedTuple):
+    """A secondary and a way to command it."""
+
+    member: Member
+    admin: Admin
+
+
 _COMMAND_NOT_FOUND = 59
+_STOP = "rsSyncApplyStop"
 
 
 @asynccontextmanager
@@ -32,26 +46,13 @@ async def fail_point(
     Raises:
         LocalServerError: the server was started without `test_commands=True`.
     """
-    from pymongo import AsyncMongoClient
-    from pymongo.errors import OperationFailure
-
-    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(member.uri, serverSelectionTimeoutMS=5000)
     mode: object = "alwaysOn" if times is None else {"times": times}
-    try:
-        try:
-            await client.admin.command("configureFailPoint", name, mode=mode, data=dict(data or {}))
-        except OperationFailure as error:
-            if error.code == _COMMAND_NOT_FOUND:
-                raise LocalServerError(
-                    f"{member} allows no fail points: start it with LocalMongo(test_commands=True)"
-                ) from error
-            raise
+    async with _admin(member) as admin:
+        await _configure(member, admin, name, {"mode": mode, "data": dict(data or {})})
         try:
             yield
         finally:
-            await client.admin.command("configureFailPoint", name, mode="off")
-    finally:
-        await client.close()
+            await _configure(member, admin, name, {"mode": "off"})
 
 
 @asynccontextmanager
@@ -75,35 +76,78 @@ async def replication_lag(
         LocalServerError: the server allows no fail points.
     """
     lagging = list(members) if members is not None else await server.secondaries()
+    async with AsyncExitStack() as clients:
+        primary = await clients.enter_async_context(_admin(await server.primary()))
+        followers = [_Follower(member, await clients.enter_async_context(_admin(member))) for member in lagging]
+        over = asyncio.Event()
+        try:
+            await _hold(primary, followers)
+            bursts = asyncio.ensure_future(_bursts(primary, followers, seconds, over))
+            try:
+                yield lagging
+            finally:
+                over.set()  # and no cancellation, which a driver may keep to itself
+                await bursts
+        finally:
+            await _release(followers)
 
-    @asynccontextmanager
-    async def stopped() -> AsyncIterator[None]:
-        async with AsyncExitStack() as points:
-            for member in lagging:
-                await points.enter_async_context(fail_point(member, "rsSyncApplyStop"))
-            yield
 
-    if seconds is None:
-        async with stopped():
-            yield lagging
-        return
+async def _bursts(primary: Admin, followers: Sequence[_Follower], seconds: float | None, over: asyncio.Event) -> None:
+    """Let the followers catch up with where the primary was, again and again, until it is over."""
+    while True:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(over.wait(), seconds)
+        if over.is_set():
+            return
+        target = await _position(primary)
+        await _release(followers)
+        while not over.is_set() and await _behind(followers, target):  # noqa: ASYNC110 - another process applies
+            await asyncio.sleep(0.005)
+        await _hold(primary, followers)
 
-    begun = asyncio.Event()
 
-    async def bursts(length: float) -> None:
-        while True:
-            async with stopped():
-                begun.set()
-                await asyncio.sleep(length)
+async def _hold(primary: Admin, followers: Sequence[_Follower]) -> None:
+    """Stop the followers, and wait until they stand still: each still takes one batch that it was waiting for."""
+    entered = [await _configure(*follower, _STOP, {"mode": "alwaysOn"}) for follower in followers]
+    await primary.command("appendOplogNote", data={"smriti_scale": "lag"}, writeConcern={"w": 1})
+    for follower, times in zip(followers, entered, strict=True):
+        await follower.admin.command("waitForFailPoint", _STOP, timesEntered=times + 1, maxTimeMS=30_000)
 
-    task = asyncio.ensure_future(bursts(seconds))
+
+async def _release(followers: Sequence[_Follower]) -> None:
+    for follower in followers:
+        await _configure(*follower, _STOP, {"mode": "off"})
+
+
+async def _behind(followers: Sequence[_Follower], target: Any) -> bool:
+    return any([await _position(follower.admin) < target for follower in followers])
+
+
+async def _position(node: Admin) -> Any:
+    """The time of the last write that the node has applied."""
+    return (await node.command("hello"))["lastWrite"]["opTime"]["ts"]
+
+
+async def _configure(member: Member, admin: Admin, name: str, options: Mapping[str, Any]) -> int:
+    """Set a fail point. Returns how often it has been entered so far."""
+    from pymongo.errors import OperationFailure
+
     try:
-        waiter = asyncio.ensure_future(begun.wait())
-        await asyncio.wait([task, waiter], return_when=asyncio.FIRST_COMPLETED)
-        waiter.cancel()
-        if task.done():
-            await task
-        yield lagging
+        return int((await admin.command({"configureFailPoint": name, **options}))["count"])
+    except OperationFailure as error:
+        if error.code == _COMMAND_NOT_FOUND:
+            raise LocalServerError(
+                f"{member} allows no fail points: start it with LocalMongo(test_commands=True)"
+            ) from error
+        raise
+
+
+@asynccontextmanager
+async def _admin(member: Member) -> AsyncIterator[Admin]:
+    from pymongo import AsyncMongoClient
+
+    client: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(member.uri, serverSelectionTimeoutMS=5000)
+    try:
+        yield client.admin
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await client.close()

@@ -1,8 +1,9 @@
 """Every Python and shell block of README and docs runs, page by page, as a reader would type it.
 
 Python blocks of a page share one namespace and may `await`; `mongo_uri`, `redis_url` and `db` are predefined,
-`MONGODB_URI`, `REDIS_URL` and `DATABASE_NAME` are set, and each page gets a database of its own. A block marked `no-run` in its info string needs what this machine lacks
-(Docker, a hosted service); its page says which. Shell blocks run in an empty folder with the environment's commands.
+`MONGODB_URI`, `REDIS_URL` and `DATABASE_NAME` are set, and each page gets a database of its own. A block marked
+`no-run` in its info string needs what a test machine lacks (Docker, a hosted service); its page says which. Shell
+blocks run in an empty folder with the environment's commands.
 """
 
 from __future__ import annotations

@@ -9,11 +9,11 @@ from typing import Any
 from bson import ObjectId
 from pydantic import BaseModel
 from pymongo.errors import DuplicateKeyError
-from smriti_scale.cache import Cache
 
 from examples.smriti.answers import ApiError
 from examples.smriti.auth.passwords import PasswordHasher, Verdict
 from examples.smriti.auth.tokens import Tokens
+from smriti_scale.cache import Cache
 from smriti_scale.mongo import MongoClients
 
 _TAKEN = {
@@ -117,7 +117,7 @@ class Accounts:
             ApiError: 401 in the same words, after the same time, for an unknown account and a wrong password.
         """
         found = await self._find(identifier, kind)
-        verdict = await self._hasher.verify(password, found and found["hashed_password"])
+        verdict = await self._hasher.verify(password, found["hashed_password"] if found else None)
         if found is None or verdict is Verdict.WRONG:
             raise ApiError(401, "Wrong username or password", headers={"WWW-Authenticate": "Bearer"})
         if verdict is Verdict.RIGHT_BUT_OLD:

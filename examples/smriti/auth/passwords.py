@@ -42,7 +42,8 @@ class PasswordHasher:
 
     def __init__(self, *, rounds: int = 12, threads: int = 2) -> None:
         self._rounds = rounds
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="bcrypt")
+        self._threads = threads
+        self._pool: ThreadPoolExecutor | None = None
         self._nobody = _hash("a password that nobody has", rounds)
 
     async def hash(self, password: str) -> str:
@@ -54,9 +55,14 @@ class PasswordHasher:
         return verdict if hashed else Verdict.WRONG
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """End the threads; the next hash starts new ones."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
 
     async def _run(self, function: Callable[[*A], R], *arguments: *A) -> R:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="bcrypt")
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
 

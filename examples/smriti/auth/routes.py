@@ -1,11 +1,11 @@
 """`/api/auth`: sign up, sign in, who am I."""
 
 import re
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from pydantic import AfterValidator, BaseModel, Field, model_validator
-from smriti_scale.ratelimit import RateLimiter
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,6 +13,7 @@ from examples.smriti.answers import Failure, Success, answer, iso, success
 from examples.smriti.auth.accounts import Accounts, User, phone_key
 from examples.smriti.auth.signed_in import SignedIn
 from examples.smriti.settings import SmritiSettings
+from smriti_scale.ratelimit import RateLimiter
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+")
 
@@ -78,8 +79,19 @@ class Availability(BaseModel):
     message: str
 
 
-def auth_routes(accounts: Accounts, signed_in: SignedIn, limiter: RateLimiter, settings: SmritiSettings) -> APIRouter:
-    """The router, closed over its services."""
+def auth_routes(
+    accounts: Accounts,
+    signed_in: SignedIn,
+    limiter: RateLimiter,
+    settings: SmritiSettings,
+    *,
+    client: Callable[[Request], str],
+) -> APIRouter:
+    """The router, closed over its services.
+
+    Args:
+        client: names the client's address, which signing up and in are limited by.
+    """
     router = APIRouter(prefix="/api/auth", tags=["auth"], responses={400: {"model": Failure}, 429: {"model": Failure}})
 
     def account(user: User) -> dict[str, str | None]:
@@ -92,7 +104,7 @@ def auth_routes(accounts: Accounts, signed_in: SignedIn, limiter: RateLimiter, s
         }
 
     @router.post("/signup", status_code=201, response_model=Success[Account], responses={409: {"model": Failure}})
-    @limiter.limit(settings.signup_limit, key_func=limiter.client_key)
+    @limiter.limit(settings.signup_limit, key_func=client)
     async def sign_up(request: Request, body: SignUp) -> Response:
         user = await accounts.sign_up(
             body.username, body.password, email=body.email, phone=body.phone, display_name=body.display_name
@@ -100,7 +112,7 @@ def auth_routes(accounts: Accounts, signed_in: SignedIn, limiter: RateLimiter, s
         return success("Welcome to Smriti", account(user), status=201)
 
     @router.post("/login", response_model=Success[Account], responses={401: {"model": Failure}})
-    @limiter.limit(settings.login_limit, key_func=limiter.client_key)
+    @limiter.limit(settings.login_limit, key_func=client)
     async def log_in(request: Request, body: Login) -> Response:
         identifier, kind = body.identifier
         user = await accounts.sign_in(identifier, body.password, kind=kind)

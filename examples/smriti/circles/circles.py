@@ -7,12 +7,14 @@ from typing import Any
 from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
-from smriti_scale.cache import Cache
 
 from examples.smriti.answers import ApiError, iso
 from examples.smriti.auth.accounts import User, now
 from examples.smriti.circles import rules
+from examples.smriti.lists import page_of
+from smriti_scale.cache import Cache
 from smriti_scale.mongo import MongoClients
+from smriti_scale.pagination import CursorPaginator
 
 _CODE_ATTEMPTS = 5
 
@@ -23,11 +25,13 @@ class Circles:
     Args:
         mongo: clients for writing and reading.
         cache: holds lists of circles; every write that changes them drops them.
+        paginator: newest first.
     """
 
-    def __init__(self, mongo: MongoClients, cache: Cache) -> None:
+    def __init__(self, mongo: MongoClients, cache: Cache, paginator: CursorPaginator) -> None:
         self._mongo = mongo
         self._cache = cache
+        self._paginator = paginator
 
     async def create(
         self, user: User, *, name: str, description: str | None, color: str | None, emoji: str | None
@@ -52,9 +56,9 @@ class Circles:
             "created_by": {"user_id": user.id, "username": user.username},
         }
 
-        async def insert(session: Any) -> None:
-            await self._require_room(user, session)
-            await self._mongo.write.circles.insert_one(document, session=session)
+        async def insert() -> None:
+            await self._require_room(user)
+            await self._mongo.write.circles.insert_one(document)
 
         for attempt in range(_CODE_ATTEMPTS):
             document["invite_code"] = rules.new_invite_code()
@@ -67,17 +71,20 @@ class Circles:
         await self._changed(document)
         return full(document, user)
 
-    async def listed(self, user: User, *, skip: int, limit: int) -> dict[str, Any]:
+    async def listed(self, user: User, *, skip: int, limit: int, cursor: str | None) -> dict[str, Any]:
         """The user's circles, newest created first, each with the time of its newest post."""
         mine = {"members.user_id": user.id}
         circles = self._mongo.read.circles
-        found = await circles.find(mine).sort([("created_at", -1), ("_id", -1)]).skip(skip).limit(limit).to_list(limit)
+        found, next_cursor = await page_of(
+            self._paginator, circles, mine, skip=skip, limit=limit, cursor=cursor, scope=user.id
+        )
         activity = await self.last_activity([str(each["_id"]) for each in found])
         return {
             "circles": [item(each, activity.get(str(each["_id"]))) for each in found],
             "total": await circles.count_documents(mine),
             "skip": skip,
             "limit": limit,
+            "next_cursor": next_cursor,
         }
 
     async def last_activity(self, circle_ids: list[str]) -> dict[str, Any]:
@@ -130,10 +137,10 @@ class Circles:
             ApiError: CIRCLE_LIMIT_REACHED, INVALID_INVITE_CODE, ALREADY_MEMBER or CIRCLE_FULL.
         """
 
-        async def enter(session: Any) -> dict[str, Any]:
+        async def enter() -> dict[str, Any]:
             circles = self._mongo.write.circles
-            await self._require_room(user, session)
-            found = await circles.find_one({"invite_code": code}, session=session)
+            await self._require_room(user)
+            found = await circles.find_one({"invite_code": code})
             if found is None:
                 raise _invalid_code()
             if is_member(found, user.id):
@@ -144,7 +151,6 @@ class Circles:
                 {"_id": found["_id"]},
                 {"$push": {"members": _member(user)}, "$inc": {"member_count": 1}},
                 return_document=ReturnDocument.AFTER,
-                session=session,
             )
             return joined
 
@@ -197,26 +203,23 @@ class Circles:
             ApiError: CIRCLE_NOT_FOUND.
         """
 
-        async def vote(session: Any) -> tuple[dict[str, Any], bool]:
+        async def vote() -> tuple[dict[str, Any], bool]:
             circles, posts = self._mongo.write.circles, self._mongo.write.posts
             voted = await circles.find_one_and_update(
                 _mine(user, circle_id),
                 {"$addToSet": {"deletion_votes": user.id}},
                 return_document=ReturnDocument.AFTER,
-                session=session,
             )
             if voted is None:
                 raise not_found()
             members = {member["user_id"] for member in voted["members"]}
             if not members <= set(voted["deletion_votes"]):
                 return voted, False
-            await circles.delete_one({"_id": voted["_id"]}, session=session)
+            await circles.delete_one({"_id": voted["_id"]})
             here = {"circle_ids": str(voted["_id"])}
             alone = {"circle_ids": [str(voted["_id"])]}
-            await posts.update_many(
-                alone, {"$set": {"visibility": "private"}, "$unset": {"circle_ids": ""}}, session=session
-            )
-            await posts.update_many(here, {"$pull": here}, session=session)
+            await posts.update_many(alone, {"$set": {"visibility": "private"}, "$unset": {"circle_ids": ""}})
+            await posts.update_many(here, {"$pull": here})
             return voted, True
 
         voted, deleted = await self._mongo.transaction(vote)
@@ -251,15 +254,11 @@ class Circles:
         await self._changed(updated)
         return updated
 
-    async def _require_room(self, user: User, session: Any) -> None:
+    async def _require_room(self, user: User) -> None:
         # Writing to the user's own document makes two overlapping joins of one person conflict, so that the second
         # counts after the first: the count alone would let both through.
-        await self._mongo.write.users.update_one(
-            {"_id": ObjectId(user.id)}, {"$inc": {"circle_changes": 1}}, session=session
-        )
-        count = await self._mongo.write.circles.count_documents(
-            {"members.user_id": user.id}, limit=rules.MOST_CIRCLES, session=session
-        )
+        await self._mongo.write.users.update_one({"_id": ObjectId(user.id)}, {"$inc": {"circle_changes": 1}})
+        count = await self._mongo.write.circles.count_documents({"members.user_id": user.id}, limit=rules.MOST_CIRCLES)
         if count >= rules.MOST_CIRCLES:
             raise ApiError(403, f"You are in {rules.MOST_CIRCLES} circles already", code="CIRCLE_LIMIT_REACHED")
 

@@ -1,9 +1,11 @@
 """`/api/circles`: private groups, their feeds, and how they end."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, File, Form, Query, UploadFile
 from pydantic import AfterValidator, AliasChoices, BaseModel, Field
+from starlette.requests import Request
 from starlette.responses import Response
 
 from examples.smriti.answers import Failure, success
@@ -11,7 +13,11 @@ from examples.smriti.auth.accounts import User
 from examples.smriti.auth.signed_in import SignedIn
 from examples.smriti.circles import rules
 from examples.smriti.circles.circles import Circles
-from examples.smriti.lists import Cursor, Skip
+from examples.smriti.lists import Cursor, Limit, Skip
+from examples.smriti.posts import drafts
+from examples.smriti.posts.posts import Posts
+from examples.smriti.settings import SmritiSettings
+from smriti_scale.ratelimit import RateLimiter
 
 
 def _code(value: str) -> str:
@@ -25,6 +31,16 @@ def _color(value: str | None) -> str | None:
     return None if value is None else rules.color(value)
 
 
+def _fits(rule: Callable[[str | None], str | None]) -> Callable[[str | None], str | None]:
+    """Check by a rule, but keep the text: an empty one takes the old value away, null leaves it."""
+
+    def check(value: str | None) -> str | None:
+        rule(value)
+        return value
+
+    return check
+
+
 class NewCircle(BaseModel):
     name: Annotated[str, AfterValidator(rules.circle_name)]
     description: Annotated[str | None, AfterValidator(rules.description)] = None
@@ -36,9 +52,9 @@ class CircleChanges(BaseModel):
     """What is given changes; what is absent or null stays."""
 
     name: Annotated[str, AfterValidator(rules.circle_name)] | None = None
-    description: str | None = Field(None, max_length=1_000)
+    description: Annotated[str | None, AfterValidator(_fits(rules.description))] = None
     color: Annotated[str | None, AfterValidator(_color)] = None
-    emoji: str | None = Field(None, max_length=100)
+    emoji: Annotated[str | None, AfterValidator(_fits(rules.emoji))] = None
 
     def changes(self) -> dict[str, Any]:
         given = {name: value for name, value in self.model_dump(exclude_unset=True).items() if value is not None}
@@ -55,7 +71,9 @@ class Invitation(BaseModel):
     ]
 
 
-def circle_routes(circles: Circles, signed_in: SignedIn) -> APIRouter:
+def circle_routes(
+    circles: Circles, posts: Posts, signed_in: SignedIn, limiter: RateLimiter, settings: SmritiSettings
+) -> APIRouter:
     """The router, closed over its services."""
     router = APIRouter(
         prefix="/api/circles",
@@ -105,6 +123,37 @@ def circle_routes(circles: Circles, signed_in: SignedIn) -> APIRouter:
     async def regenerate(circle_id: str, user: Me) -> Response:
         code = await circles.regenerate_invite(user, circle_id)
         return success("A new invite code", {"inviteCode": code, "invite_code": code})
+
+    @router.get("/{circle_id}/posts")
+    async def feed(circle_id: str, user: Me, skip: Skip = 0, limit: Limit = 20, cursor: Cursor = None) -> Response:
+        page = await posts.of_circle(user, circle_id, skip=skip, limit=limit, cursor=cursor)
+        return success("The circle's posts", page)
+
+    @router.post("/{circle_id}/posts", status_code=201)
+    @limiter.limit(settings.post_limit)
+    async def post(
+        request: Request,
+        circle_id: str,
+        user: Me,
+        content_type: Annotated[str, Form()],
+        title: Annotated[str | None, Form()] = None,
+        text_content: Annotated[str | None, Form()] = None,
+        link_url: Annotated[str | None, Form()] = None,
+        image: Annotated[UploadFile | None, File()] = None,
+        document: Annotated[UploadFile | None, File()] = None,
+    ) -> Response:
+        form = drafts.Form(
+            content_type=content_type,
+            title=title,
+            text_content=text_content,
+            link_url=link_url,
+            visibility="circles",
+            circle_ids=circle_id,
+            image=image,
+            document=document,
+        )
+        draft = await posts.draft_for_circle(circle_id, form)
+        return success("Posted", {"post": await posts.create(user, draft)}, status=201)
 
     @router.post("/{circle_id}/vote-delete")
     async def vote(circle_id: str, user: Me) -> Response:

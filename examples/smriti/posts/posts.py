@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from bson import ObjectId
-from smriti_scale.cache import Cache
 
 from examples.smriti.answers import ApiError, json_bytes
 from examples.smriti.auth.accounts import User, now
+from examples.smriti.background import Background
 from examples.smriti.lists import page_of
-from examples.smriti.posts.drafts import Draft
+from examples.smriti.posts.drafts import Draft, Form, checked
+from examples.smriti.posts.uploads import Files, Stored
 from examples.smriti.posts.views import post_view
+from smriti_scale.cache import Cache
 from smriti_scale.mongo import MongoClients
 from smriti_scale.pagination import CursorPaginator
 
@@ -26,9 +28,20 @@ class Posts:
         mongo: clients for writing and reading.
         cache: holds pages of lists for a short time; every write that changes them drops them.
         paginator: newest first.
+        files: keeps what is posted along.
+        background: told of every new post.
     """
 
-    def __init__(self, mongo: MongoClients, cache: Cache, paginator: CursorPaginator) -> None:
+    def __init__(
+        self,
+        mongo: MongoClients,
+        cache: Cache,
+        paginator: CursorPaginator,
+        files: Files,
+        background: Background,
+    ) -> None:
+        self._files = files
+        self._background = background
         self._mongo = mongo
         self._cache = cache
         self._paginator = paginator
@@ -53,8 +66,11 @@ class Posts:
         """Store a post; its author's next read of any list shows it.
 
         Raises:
-            ApiError: 403 when the author is not a member of every circle.
+            ApiError: 403 when the author is not a member of every circle; 500 when a file cannot be stored.
         """
+        if draft.upload is not None and draft.circle_ids:
+            await self._require_membership(author, draft.circle_ids)  # before the bytes travel
+        stored = await self._files.keep(draft.upload) if draft.upload else None
         document: dict[str, Any] = {
             "_id": ObjectId(),
             "content_type": draft.content_type,
@@ -65,13 +81,32 @@ class Posts:
             "created_at": now(),
             "visibility": "circles" if draft.circle_ids else "public",
         }
-        if draft.circle_ids:
-            document["circle_ids"] = list(draft.circle_ids)
-            await self._insert_into_circles(author, document)
-        else:
-            await self._mongo.write.posts.insert_one(document)
+        if stored is not None:
+            document |= _file_fields(draft.content_type, stored)
+        try:
+            if draft.circle_ids:
+                document["circle_ids"] = list(draft.circle_ids)
+                await self._insert_into_circles(author, document)
+            else:
+                await self._mongo.write.posts.insert_one(document)
+        except BaseException:
+            if stored is not None:
+                await self._files.discard(stored.public_id)
+            raise
         await self._changed(author.id)
+        has_document = "document_public_id" in document
+        await self._background.post_created(str(document["_id"]), has_document=has_document)
         return post_view(document)
+
+    async def draft_for_circle(self, circle_id: str, form: Form) -> Draft:
+        """A draft for one circle; an id that is none is a circle one is not in.
+
+        Raises:
+            ApiError: 400 with the first problem; NOT_CIRCLE_MEMBER for a malformed id.
+        """
+        if not ObjectId.is_valid(circle_id):
+            raise _no_member()
+        return await checked(form)
 
     async def delete(self, user: User, post_id: str) -> None:
         """Delete one's own post.
@@ -80,13 +115,15 @@ class Posts:
             ApiError: 404 for an unknown or malformed id, 403 for somebody else's post.
         """
         posts = self._mongo.write.posts
-        found = await posts.find_one({"_id": ObjectId(post_id)}, {"author": 1}) if ObjectId.is_valid(post_id) else None
+        fields = {"author": 1, "image_public_id": 1, "document_public_id": 1}
+        found = await posts.find_one({"_id": ObjectId(post_id)}, fields) if ObjectId.is_valid(post_id) else None
         if found is None:
             raise ApiError(404, "There is no such post")
         if found["author"]["user_id"] != user.id:
             raise ApiError(403, "That post is somebody else's")
         await posts.delete_one({"_id": found["_id"], "author.user_id": user.id})
         await self._changed(user.id)
+        await self._files.discard(found.get("image_public_id"), found.get("document_public_id"))
 
     async def own(self, user: User, *, skip: int, limit: int, cursor: str | None) -> dict[str, Any]:
         """Everything the user wrote."""
@@ -133,20 +170,24 @@ class Posts:
             "next_cursor": next_cursor,
         }
 
+    async def _require_membership(self, author: User, circle_ids: Sequence[str]) -> None:
+        which = {"_id": {"$in": [ObjectId(each) for each in circle_ids]}, "members.user_id": author.id}
+        if await self._mongo.write.circles.count_documents(which) != len(circle_ids):
+            raise _no_member()
+
     async def _insert_into_circles(self, author: User, document: dict[str, Any]) -> None:
         ids = [ObjectId(each) for each in document["circle_ids"]]
 
-        async def insert(session: Any) -> None:
-            # A write, not a read: a vote that deletes one of the circles meanwhile conflicts with it, so that no post
-            # is left pointing at a circle that is gone.
+        async def insert() -> None:
+            # A write, not a read, and one that always changes something: a vote that deletes one of the circles
+            # meanwhile conflicts with it, so that no post is left pointing at a circle that is gone.
             touched = await self._mongo.write.circles.update_many(
                 {"_id": {"$in": ids}, "members.user_id": author.id},
-                {"$set": {"posted_at": document["created_at"]}},
-                session=session,
+                {"$inc": {"post_changes": 1}},
             )
             if touched.matched_count != len(ids):
                 raise _no_member()
-            await self._mongo.write.posts.insert_one(document, session=session)
+            await self._mongo.write.posts.insert_one(document)
 
         await self._mongo.transaction(insert)
 
@@ -170,6 +211,17 @@ class Posts:
 
 def _by(user_id: str, *, own: bool) -> dict[str, Any]:
     return {"author.user_id": user_id} if own else {"author.user_id": user_id, **PUBLIC}
+
+
+def _file_fields(content_type: str, stored: Stored) -> dict[str, Any]:
+    if content_type == "image":
+        return {"image_url": stored.url, "image_public_id": stored.public_id}
+    return {
+        "document_url": stored.url,
+        "document_public_id": stored.public_id,
+        "document_type": stored.extension,
+        "document_status": "pending",
+    }
 
 
 def _no_member() -> ApiError:

@@ -2,8 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, File, Form, UploadFile
-from smriti_scale.ratelimit import RateLimiter
+from fastapi import APIRouter, Depends, File, Form, Query, UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -12,12 +11,17 @@ from examples.smriti.auth.accounts import User
 from examples.smriti.auth.signed_in import SignedIn
 from examples.smriti.lists import Cursor, Limit, Skip
 from examples.smriti.posts import drafts
+from examples.smriti.posts.batch import Batch, create_all
 from examples.smriti.posts.posts import Posts
+from examples.smriti.posts.search import Search, query_of
 from examples.smriti.posts.views import Created, Feed, OwnPosts
 from examples.smriti.settings import SmritiSettings
+from smriti_scale.ratelimit import RateLimiter
 
 
-def post_routes(posts: Posts, signed_in: SignedIn, limiter: RateLimiter, settings: SmritiSettings) -> APIRouter:
+def post_routes(
+    posts: Posts, finder: Search, signed_in: SignedIn, limiter: RateLimiter, settings: SmritiSettings
+) -> APIRouter:
     """The router, closed over its services."""
     router = APIRouter(
         prefix="/api/posts",
@@ -57,6 +61,26 @@ def post_routes(posts: Posts, signed_in: SignedIn, limiter: RateLimiter, setting
     @router.get("", include_in_schema=False)
     async def feed(user: Me, skip: Skip = 0, limit: Limit = 50, cursor: Cursor = None) -> Response:
         return success_bytes("The feed", await posts.feed(user.id, skip=skip, limit=limit, cursor=cursor))
+
+    @router.get("/search")
+    async def search(
+        user: Me,
+        q: Annotated[str | None, Query(max_length=1_000)] = None,
+        author_id: Annotated[str | None, Query(max_length=100)] = None,
+        content_type: Annotated[str | None, Query(max_length=100)] = None,
+        start_date: Annotated[str | None, Query(max_length=100)] = None,
+        end_date: Annotated[str | None, Query(max_length=100)] = None,
+        skip: Skip = 0,
+        limit: Limit = 20,
+        cursor: Cursor = None,
+    ) -> Response:
+        query = query_of(q=q, author_id=author_id, content_type=content_type, start_date=start_date, end_date=end_date)
+        return success_bytes("Found", await finder.page(query, user.id, skip=skip, limit=limit, cursor=cursor))
+
+    @router.post("/batch")
+    @limiter.limit(settings.post_limit)
+    async def create_batch(request: Request, user: Me, body: Batch) -> Response:
+        return success("Taken", {"results": await create_all(posts, user, body)})
 
     @router.get("/me", response_model=Success[OwnPosts])
     async def own(user: Me, skip: Skip = 0, limit: Limit = 20, cursor: Cursor = None) -> Response:

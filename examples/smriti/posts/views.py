@@ -27,6 +27,7 @@ class PostView(BaseModel):
     documentUrl: str | None  # noqa: N815
     documentType: str | None  # noqa: N815
     documentPublicId: str | None  # noqa: N815
+    documentStatus: str | None  # noqa: N815
     author: Author
     visibility: str
     circleIds: list[str] | None  # noqa: N815
@@ -65,6 +66,7 @@ def post_view(document: dict[str, Any], circle_names: list[str] | None = None) -
         "documentUrl": get("document_url"),
         "documentType": get("document_type"),
         "documentPublicId": get("document_public_id"),
+        "documentStatus": get("document_status"),
         "author": {"userId": author["user_id"], "username": author["username"]},
         "visibility": get("visibility") or "public",
         "circleIds": get("circle_ids"),

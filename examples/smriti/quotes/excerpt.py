@@ -9,8 +9,11 @@ LONGEST = 200
 _DOTS = "..."
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _ABBREVIATIONS = frozenset(
-    ["dr.", "mr.", "mrs.", "ms.", "prof.", "sr.", "jr.", "st.", "vs.", "etc.", "e.g.", "i.e.", "cf.", "al.", "no.", "vol.", "fig.", "approx.", "inc.", "ltd.", "co.", "u.s.", "u.k.", "a.m.", "p.m."]
-)  # fmt: skip
+    (
+        *("dr.", "mr.", "mrs.", "ms.", "prof.", "sr.", "jr.", "st.", "inc.", "ltd.", "co.", "u.s.", "u.k."),
+        *("vs.", "etc.", "e.g.", "i.e.", "cf.", "al.", "no.", "vol.", "fig.", "approx.", "a.m.", "p.m."),
+    )
+)
 
 
 def excerpt(title: str | None, text: str | None) -> str | None:

@@ -185,8 +185,8 @@ class Quotes:
             ).to_list(None)
             if len(found) >= _SAMPLE:
                 return found
-        found = await posts.aggregate([usable, {"$sample": {"size": _POOL}}, {"$project": fields}]).to_list(None)
-        return found
+        sampled = posts.aggregate([usable, {"$sample": {"size": _POOL}}, {"$project": fields}])
+        return list(await sampled.to_list(None))
 
     def _draw(self, pool: list[dict[str, Any]]) -> tuple[str, dict[str, Any]] | None:
         for post in self._chance.sample(pool, min(_SAMPLE, len(pool))):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from bson import ObjectId
-from smriti_scale.cache import Cache
 
 from examples.smriti.answers import ApiError, iso
 from examples.smriti.auth.accounts import Accounts, User, now
+from smriti_scale.cache import Cache
 from smriti_scale.mongo import MongoClients
 
 

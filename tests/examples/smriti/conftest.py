@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Callable
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient, Response
+from pymongo import MongoClient
+from pymongo.database import Database
 
 from examples.smriti.app import create_app
 from examples.smriti.settings import SmritiSettings
 
 PASSWORD = "correct horse"
+CRON_SECRET = "tick tock"
 _numbers = itertools.count(1)
 
 
@@ -37,36 +41,69 @@ class Person:
 SettingsFactory = Callable[..., SmritiSettings]
 
 
+@pytest.fixture(scope="session")
+def smriti_database(mongo_uri: str) -> Iterator[Database[dict[str, Any]]]:
+    """One database for all tests of a worker: building twenty indexes takes longer than most tests."""
+    with MongoClient[dict[str, Any]](mongo_uri, w=1) as client:
+        database = client[f"smriti_{secrets.token_hex(6)}"]
+        yield database
+        client.drop_database(database)
+
+
 @pytest.fixture
-def smriti_settings(mongo_uri: str, mongo_database_name: str, redis_url: str, redis_prefix: str) -> SettingsFactory:
-    """Settings for this test alone; limits far away unless a test says otherwise."""
+def mongo_database_name(smriti_database: Database[dict[str, Any]]) -> Iterator[str]:
+    """That database, in place of a fresh one; emptied after each test."""
+    yield smriti_database.name
+    for collection in smriti_database.list_collection_names():
+        smriti_database[collection].delete_many({})
+
+
+@pytest.fixture
+def smriti_settings(mongo_database_name: str, settings_factory: SettingsFactory) -> SettingsFactory:
+    """Settings of a service that a test makes for itself."""
+    return settings_factory
+
+
+@pytest.fixture(scope="session")
+def settings_factory(
+    mongo_uri: str, smriti_database: Database[dict[str, Any]], redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> SettingsFactory:
+    """Settings for these tests; limits far away unless a test says otherwise."""
 
     def make(**changes: Any) -> SmritiSettings:
         defaults: dict[str, Any] = {
             "environment": "test",
             "mongodb_uri": mongo_uri,
-            "database_name": mongo_database_name,
+            "database_name": smriti_database.name,
             "min_pool_size": 0,
             "redis_url": redis_url,
-            "namespace": redis_prefix.strip(":").replace(":", "-"),
+            "namespace": f"smriti-{secrets.token_hex(6)}",
             "indexes": "apply",
             "bcrypt_rounds": 4,
             "signup_limit": "10000/minute",
             "login_limit": "10000/minute",
             "post_limit": "10000/minute",
             "user_limit": "10000/minute",
+            "storage_folder": str(tmp_path_factory.mktemp("files")),
+            "cron_secret": CRON_SECRET,
         }
         return SmritiSettings(_env_file=None, **{**defaults, **changes})
 
     return make
 
 
+@pytest.fixture(scope="session")
+def smriti_app(settings_factory: SettingsFactory) -> FastAPI:
+    """The service, made once for a worker; FastAPI takes half a second to build it."""
+    return create_app(settings_factory())
+
+
 @pytest.fixture
-async def app(smriti_settings: SettingsFactory) -> AsyncIterator[FastAPI]:
-    """A running service."""
-    service = create_app(smriti_settings())
-    async with service.router.lifespan_context(service):
-        yield service
+async def app(smriti_app: FastAPI, mongo_database_name: str) -> AsyncIterator[FastAPI]:
+    """The service, running for one test."""
+    async with smriti_app.router.lifespan_context(smriti_app):
+        yield smriti_app
+        await smriti_app.state.services.scale.cache.clear()
 
 
 @pytest.fixture

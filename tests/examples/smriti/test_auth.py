@@ -219,7 +219,7 @@ def token(**claims: Any) -> str:
 )
 async def test_without_a_valid_token_of_an_account_it_is_401(client: AsyncClient, header: str | None) -> None:
     headers = {} if header is None else {b"Authorization": header.encode("latin-1")}
-    answer = await client.get("/api/auth/me", headers=headers)  # type: ignore[arg-type]
+    answer = await client.get("/api/auth/me", headers=headers)
     error_of(answer, 401)
     assert answer.headers["WWW-Authenticate"] == "Bearer"
 

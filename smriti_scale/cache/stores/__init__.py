@@ -1,0 +1,1 @@
+"""Where entries are kept: this process's memory, and Redis."""

@@ -1,0 +1,265 @@
+"""Publishing from async code: a thread talks to the broker, the event loop only hands over and is told.
+
+`task.delay()` blocks the loop for as long as the broker takes. Here the loop spends a few microseconds: it puts the
+call into a queue and awaits a future; results come back in batches, one wake-up for many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import os
+import queue
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from smriti_scale.breaker import CircuitBreaker
+from smriti_scale.clock import SYSTEM_CLOCK, Clock
+from smriti_scale.errors import ConfigurationError, DeadlineExceeded, NotSerializable, PublishFailed
+from smriti_scale.events import TaskPublished, TaskPublishFailed
+from smriti_scale.tasks.policy import PRIORITIES, Priority
+
+if TYPE_CHECKING:
+    from celery import Task
+
+    from smriti_scale.tasks.app import ScaleCelery
+
+_MAX_WAITING = 10_000
+_BATCH = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """How a task is delivered.
+
+    Args:
+        queue: in place of the queue the task is routed to.
+        priority: `high` goes before `normal`, and that before `low`, within a worker's queues.
+        countdown: seconds until it may start.
+        expires: seconds after which it is not started any more.
+        task_id: the id, also the idempotency key of tasks that declare none; by default a new one.
+        after_response: wait until the response to the current request has been sent, and send nothing if it was an
+            error (status 400 or above); needs `PublishAfterResponseMiddleware`.
+        timeout: seconds to wait for the broker.
+    """
+
+    queue: str | None = None
+    priority: Priority | None = None
+    countdown: float | None = None
+    expires: float | None = None
+    task_id: str | None = None
+    after_response: bool = False
+    timeout: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.priority is not None and self.priority not in PRIORITIES:
+            raise ConfigurationError(f"priority must be one of {', '.join(PRIORITIES)}, not {self.priority!r}")
+        if self.timeout <= 0:
+            raise ConfigurationError(f"timeout must be positive, not {self.timeout}")
+
+    def options(self) -> dict[str, Any]:
+        """As Celery's `apply_async` names them."""
+        found = {
+            "queue": self.queue,
+            "priority": None if self.priority is None else PRIORITIES[self.priority],
+            "countdown": self.countdown,
+            "expires": self.expires,
+            "task_id": self.task_id,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+
+DEFAULT = Delivery()
+
+after_response: contextvars.ContextVar[list[Callable[[], Any]] | None] = contextvars.ContextVar(
+    "smriti_scale.after_response", default=None
+)
+"""What `PublishAfterResponseMiddleware` will call once the response has been sent."""
+
+
+async def publish(task: Task[Any, Any], /, *args: Any, delivery: Delivery = DEFAULT, **kwargs: Any) -> str:
+    """Hand a task to the broker without blocking the event loop; return when the broker has it.
+
+    Request id, causal position and trace of the caller travel along, and are in place again while the task runs.
+
+    Args:
+        task: a task of an app made by `make_celery`.
+        *args: the task's arguments: JSON values.
+        delivery: queue, priority, delay, deadline.
+        **kwargs: the task's keyword arguments.
+
+    Returns:
+        The task's id. With `after_response` it is returned at once.
+
+    Raises:
+        NotSerializable: an argument is not JSON.
+        TypeError: the arguments do not fit the task's signature.
+        PublishFailed: the broker is unreachable or refused.
+        DeadlineExceeded: no answer from the broker in `delivery.timeout` seconds; the task may have been sent.
+        ConfigurationError: `after_response` without the middleware.
+    """
+    app: ScaleCelery = task.app  # type: ignore[assignment]
+    options = delivery.options()
+    task_id: str = options.setdefault("task_id", str(uuid.uuid4()))
+    if delivery.after_response:
+        waiting = after_response.get()
+        if waiting is None:
+            raise ConfigurationError(
+                "after_response needs app.add_middleware(PublishAfterResponseMiddleware), and a request being served"
+            )
+        context = contextvars.copy_context()
+
+        def later() -> Any:
+            return asyncio.get_running_loop().create_task(
+                _send(app, task, args, kwargs, options, delivery.timeout), context=context
+            )
+
+        waiting.append(later)
+        return task_id
+    await _send(app, task, args, kwargs, options, delivery.timeout)
+    return task_id
+
+
+async def _send(
+    app: ScaleCelery, task: Task[Any, Any], args: Any, kwargs: Any, options: dict[str, Any], timeout: float
+) -> None:
+    if app.conf.task_always_eager:
+        from smriti_scale.tasks.eager import run_eagerly
+
+        await run_eagerly(task, args, kwargs, options)
+        return
+    await app.publisher.send(task, args, kwargs, options, timeout)
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    task: Task[Any, Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    options: dict[str, Any]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[None]
+    context: contextvars.Context
+    asked_at: float
+    begun: bool = False
+    error: BaseException | None = None
+
+
+class Publisher:
+    """One thread that publishes for one app; starts with the first task, and anew in a forked child."""
+
+    def __init__(self, app: ScaleCelery, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._app = app
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+        self._breaker = CircuitBreaker("the task broker", reset_after=0.5, reset_max=10.0, events=app.scale_events)
+
+    async def send(
+        self,
+        task: Task[Any, Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: dict[str, Any],
+        timeout: float,
+    ) -> None:
+        """Publish; see `publish` for what it raises."""
+        if self._thread is None or self._pid != os.getpid() or not self._thread.is_alive():
+            self._start()
+        if self._jobs.qsize() >= _MAX_WAITING:
+            raise PublishFailed(f"{_MAX_WAITING:,} tasks wait to be published; {task.name} was not sent")
+        if not self._breaker.allows():
+            raise PublishFailed(f"the broker failed moments ago; {task.name} was not sent")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        job = _Job(task, args, kwargs, options, loop, future, contextvars.copy_context(), self._clock.monotonic())
+        self._jobs.put(job)
+        deadline = loop.call_later(timeout, self._expire, job, timeout)
+        try:
+            await future
+        finally:
+            deadline.cancel()
+
+    async def aclose(self) -> None:
+        """Publish what waits, then end the thread."""
+        thread = self._thread
+        if thread is not None and self._pid == os.getpid():
+            self._jobs.put(None)
+            await asyncio.to_thread(thread.join, 10.0)
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is not None and self._pid == os.getpid() and self._thread.is_alive():
+                return
+            self._pid = os.getpid()
+            self._jobs = queue.SimpleQueue()
+            self._thread = threading.Thread(
+                target=self._serve, args=(self._jobs,), name="smriti-scale-publisher", daemon=True
+            )
+            self._thread.start()
+
+    def _serve(self, jobs: queue.SimpleQueue[_Job | None]) -> None:
+        done: list[_Job] = []
+        while (job := jobs.get()) is not None:
+            if not job.future.done():  # else the caller has gone: cancelled, or told that nothing was sent
+                job.begun = True
+                try:
+                    job.context.run(job.task.apply_async, job.args, job.kwargs, **job.options)
+                except Exception as error:  # noqa: BLE001 - whatever it was, the caller gets it
+                    job.error = _translated(error, job.task.name)
+                done.append(job)
+            if done and (jobs.empty() or len(done) >= _BATCH):
+                self._hand_back(done)
+                done = []
+        self._hand_back(done)
+
+    def _hand_back(self, jobs: list[_Job]) -> None:
+        for loop in {job.loop for job in jobs}:
+            # A loop that has been closed since has nobody left who waits.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._settle, [job for job in jobs if job.loop is loop])
+
+    def _settle(self, jobs: list[_Job]) -> None:
+        events = self._app.scale_events
+        for job in jobs:
+            if job.error is None:
+                self._breaker.succeeded()
+                if events:
+                    events.emit(TaskPublished(task=job.task.name, seconds=self._clock.monotonic() - job.asked_at))
+            else:
+                if isinstance(job.error, PublishFailed):
+                    self._breaker.failed(job.error)
+                if events:
+                    events.emit(TaskPublishFailed(task=job.task.name, error=type(job.error).__name__))
+            if job.future.done():
+                continue
+            if job.error is None:
+                job.future.set_result(None)
+            else:
+                job.future.set_exception(job.error)
+
+    def _expire(self, job: _Job, timeout: float) -> None:
+        if not job.future.done():
+            late = DeadlineExceeded(f"publishing {job.task.name}", timeout=timeout)
+            late.add_note("it may have been sent" if job.begun else "it was not sent")
+            self._breaker.failed(late)
+            job.future.set_exception(late)
+
+
+def _translated(error: Exception, name: str) -> Exception:
+    from kombu.exceptions import EncodeError, OperationalError
+
+    if isinstance(error, EncodeError):
+        found: Exception = NotSerializable(f"the arguments of {name} are not JSON ({error}): pass ids and plain values")
+    elif isinstance(error, (OperationalError, OSError)):
+        found = PublishFailed(f"the broker did not take {name}: {error}")
+    else:
+        return error
+    found.__cause__ = error
+    return found

@@ -1,0 +1,261 @@
+"""Handing tasks to the broker from async code."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+import redis.asyncio
+import sentry_sdk
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from smriti_scale.errors import ConfigurationError, DeadlineExceeded, NotSerializable, PublishFailed
+from smriti_scale.events import Event, Events, TaskPublished, TaskPublishFailed
+from smriti_scale.local import LocalRedis
+from smriti_scale.tasks import Delivery, PublishAfterResponseMiddleware, make_celery, publish
+from smriti_scale.tasks.app import ScaleCelery
+from smriti_scale.testing.fault_proxy import FaultProxy
+
+
+def make(url: str, prefix: str, **options: Any) -> ScaleCelery:
+    app = make_celery("tests.publishing", url, key_prefix=prefix, queues=("default", "other"), **options)
+
+    @app.task(name="job")
+    def job(value: Any = None) -> None: ...
+
+    return app
+
+
+@pytest.fixture
+async def app(redis_url: str, redis_prefix: str) -> AsyncIterator[ScaleCelery]:
+    made = make(redis_url, redis_prefix)
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+def messages(redis_client: redis.asyncio.Redis, redis_prefix: str) -> Callable[..., Awaitable[list[dict[str, Any]]]]:
+    async def read(queue: str = "default\x06\x163") -> list[dict[str, Any]]:
+        found = await redis_client.lrange(f"{redis_prefix}{queue}", 0, -1)
+        return [orjson.loads(message) for message in reversed(found)]
+
+    return read
+
+
+async def test_a_published_task_waits_in_its_queue_under_the_id_returned(app: ScaleCelery, messages: Any) -> None:
+    task_id = await publish(app.tasks["job"], "value")
+    [message] = await messages()
+    assert message["headers"]["id"] == task_id
+    assert message["headers"]["task"] == "job"
+
+
+async def test_delivery_names_queue_priority_and_id(app: ScaleCelery, messages: Any) -> None:
+    delivery = Delivery(queue="other", priority="low", task_id="mine", expires=60)
+    assert await publish(app.tasks["job"], delivery=delivery) == "mine"
+    [message] = await messages("other\x06\x166")
+    assert message["headers"]["id"] == "mine"
+    assert message["headers"]["expires"] is not None
+
+
+async def test_a_queue_that_nobody_declared_is_an_error(app: ScaleCelery) -> None:
+    with pytest.raises(Exception, match="typo"):
+        await publish(app.tasks["job"], delivery=Delivery(queue="typo"))
+
+
+async def test_arguments_that_are_no_json_are_refused_with_advice(app: ScaleCelery, messages: Any) -> None:
+    with pytest.raises(NotSerializable, match="pass ids and plain values"):
+        await publish(app.tasks["job"], object())
+    assert await messages() == []
+
+
+async def test_arguments_that_do_not_fit_the_task_are_a_type_error(app: ScaleCelery) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        await publish(app.tasks["job"], nonsense=1)
+
+
+async def test_five_hundred_at_once_all_arrive_in_order(app: ScaleCelery, messages: Any) -> None:
+    ids = await asyncio.gather(*(publish(app.tasks["job"], n) for n in range(500)))
+    assert [message["headers"]["id"] for message in await messages()] == ids
+
+
+async def test_the_loop_goes_on_while_the_broker_takes_its_time(
+    fault_proxy: Any, redis_url: str, redis_prefix: str
+) -> None:
+    proxy: FaultProxy = await fault_proxy(redis_url)
+    await proxy.delay(0.2)
+    app = make(proxy.uri, redis_prefix)
+    turns = 0
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    turning = asyncio.create_task(turn())
+    thread = threading.current_thread()
+    await publish(app.tasks["job"])
+    turning.cancel()
+    assert turns > 1000
+    assert threading.current_thread() is thread
+    await app.aclose()
+
+
+async def test_a_dead_broker_is_an_error_soon_and_then_at_once(own_redis: Any, redis_prefix: str) -> None:
+    server: LocalRedis = await own_redis()
+    seen: list[Event] = []
+    app = make(server.uri, redis_prefix, events=Events(seen.append))
+    await publish(app.tasks["job"])
+    await server.kill()
+    with pytest.raises(PublishFailed, match="did not take job"):
+        await publish(app.tasks["job"])
+    with pytest.raises(PublishFailed, match="moments ago; job was not sent"):
+        await publish(app.tasks["job"])
+    await server.restart()
+    for _ in range(200):
+        try:
+            await publish(app.tasks["job"])
+        except PublishFailed:
+            await asyncio.sleep(0.05)
+        else:
+            break
+    else:
+        pytest.fail("publishing did not recover")
+    assert sum(isinstance(event, TaskPublished) for event in seen) == 2
+    assert any(isinstance(event, TaskPublishFailed) for event in seen)
+    await app.aclose()
+
+
+async def test_a_broker_that_never_answers_costs_the_deadline_and_no_more(own_redis: Any, redis_prefix: str) -> None:
+    server: LocalRedis = await own_redis()
+    app = make(server.uri, redis_prefix)
+    await publish(app.tasks["job"])
+    await server.pause()
+    began = time.monotonic()
+    outcomes = await asyncio.gather(
+        *(publish(app.tasks["job"], delivery=Delivery(timeout=0.3)) for _ in range(20)), return_exceptions=True
+    )
+    assert time.monotonic() - began < 3
+    assert {type(outcome) for outcome in outcomes} <= {DeadlineExceeded, PublishFailed}
+    await server.resume()
+    await app.aclose()
+
+
+async def test_a_caller_that_gave_up_is_not_published_for(own_redis: Any, redis_prefix: str) -> None:
+    server: LocalRedis = await own_redis()
+    app = make(server.uri, redis_prefix)
+    await publish(app.tasks["job"], "first")
+    await server.pause()
+    stuck = asyncio.create_task(publish(app.tasks["job"], "stuck"))
+    await asyncio.sleep(0.1)
+    gone = asyncio.create_task(publish(app.tasks["job"], "gone"))
+    await asyncio.sleep(0.1)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    await server.resume()
+    await stuck
+    await publish(app.tasks["job"], "last")
+    async with redis.asyncio.Redis.from_url(server.uri) as client:
+        found = await client.lrange(f"{redis_prefix}default\x06\x163", 0, -1)
+    sent = [orjson.loads(message)["headers"]["argsrepr"] for message in reversed(found)]
+    assert sent == ["('first',)", "('stuck',)", "('last',)"]
+    await app.aclose()
+
+
+async def test_an_active_sentry_trace_travels_along(app: ScaleCelery, messages: Any) -> None:
+    client = sentry_sdk.Client(dsn="http://key@127.0.0.1:1/1", traces_sample_rate=1.0, default_integrations=False)
+    with sentry_sdk.new_scope() as scope:
+        scope.set_client(client)
+        with sentry_sdk.start_transaction(name="request") as transaction:
+            await publish(app.tasks["job"])
+            trace_id = transaction.trace_id
+    client.close(timeout=0)
+    [message] = await messages()
+    assert message["headers"]["sentry-trace"].startswith(trace_id)
+    assert trace_id in message["headers"]["baggage"]
+    assert message["headers"]["headers"]["sentry-trace"].startswith(trace_id)
+
+
+def web(app: ScaleCelery, events: list[str]) -> httpx.AsyncClient:
+    async def endpoint(request: Request) -> Response:
+        outcome = request.path_params["outcome"]
+        await publish(app.tasks["job"], outcome, delivery=Delivery(after_response=True))
+        events.append("handled")
+        if outcome == "raises":
+            raise RuntimeError
+        return PlainTextResponse("", status_code=int(outcome))
+
+    starlette = Starlette(routes=[Route("/{outcome}", endpoint)])
+    starlette.add_middleware(PublishAfterResponseMiddleware)
+    transport = httpx.ASGITransport(starlette, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://test")
+
+
+async def test_after_response_publishes_once_the_response_is_out_and_only_for_success(
+    app: ScaleCelery, messages: Any
+) -> None:
+    events: list[str] = []
+    async with web(app, events) as client:
+        for outcome in ("200", "404", "500", "raises", "201"):
+            await client.get(f"/{outcome}")
+    assert events == ["handled"] * 5
+    assert [message["headers"]["argsrepr"] for message in await messages()] == ["('200',)", "('201',)"]
+
+
+async def test_after_response_without_the_middleware_says_what_is_missing(app: ScaleCelery) -> None:
+    with pytest.raises(ConfigurationError, match="PublishAfterResponseMiddleware"):
+        await publish(app.tasks["job"], delivery=Delivery(after_response=True))
+
+
+async def test_eager_mode_runs_the_task_on_the_same_loop_through_json_with_retries() -> None:
+    app = make_celery("eager", "redis://127.0.0.1:1/0", eager=True)
+    tries: list[tuple[int, Any, Any]] = []
+
+    @app.task(bind=True)
+    async def flaky(self: Any, value: Any) -> None:
+        tries.append((self.request.retries, value, asyncio.get_running_loop()))
+        if len(tries) < 3:
+            raise OSError("not yet")
+
+    @app.task
+    def plain(value: Any) -> None:
+        tries.append((-1, value, None))
+
+    loop = asyncio.get_running_loop()
+    await publish(flaky, (1, 2))
+    assert tries == [(0, [1, 2], loop), (1, [1, 2], loop), (2, [1, 2], loop)]
+    await publish(plain, "x")
+    assert tries[-1] == (-1, "x", None)
+    with pytest.raises(NotSerializable):
+        await publish(plain, object())
+
+
+async def test_eager_mode_shows_the_error_of_the_last_try() -> None:
+    app = make_celery("eager", "redis://127.0.0.1:1/0", eager=True)
+
+    @app.task(max_retries=1)
+    async def hopeless() -> None:
+        raise LookupError("gone")
+
+    with pytest.raises(LookupError, match="gone"):
+        await publish(hopeless)
+
+
+async def test_a_direct_call_of_an_async_task_is_just_the_function() -> None:
+    app = make_celery("direct", "redis://127.0.0.1:1/0")
+
+    @app.task
+    async def double(value: int) -> int:
+        return value * 2
+
+    assert await double(21) == 42
