@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 import statistics
@@ -25,7 +26,7 @@ from smriti_scale.local import LocalRedis
 from smriti_scale.ratelimit import LeasePolicy, RateLimiter, client_address
 from smriti_scale.ratelimit.memory_store import MemoryStore
 from smriti_scale.ratelimit.redis_store import RedisStore, script_source
-from smriti_scale.ratelimit.rules import Check, parse_limits
+from smriti_scale.ratelimit.rules import Check, Strategy, parse_limits
 from smriti_scale.redis_link import RedisLink, RedisScript
 
 SECONDS = float(os.environ.get("SMRITI_BENCH_SECONDS", "3"))
@@ -41,17 +42,17 @@ async def main() -> None:
         await _decisions(server.uri)
         await _strategies(server.uri)
         await _requests(server.uri)
+        await _unrelated_route(server.uri)
 
 
-async def _p50(works: dict[str, Work], *, calls: int = 400, rounds: int = 12) -> dict[str, float]:
-    """Median microseconds of a call, the works taking turns."""
+async def _p50(works: dict[str, Work], *, calls: int = 3000) -> dict[str, float]:
+    """Median microseconds of a call; the works take turns call by call, so that all meet the same weather."""
     taken: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(rounds):
+    for _ in range(calls):
         for name, work in works.items():
-            for _ in range(calls):
-                began = time.perf_counter()
-                await work()
-                taken[name].append(time.perf_counter() - began)
+            began = time.perf_counter()
+            await work()
+            taken[name].append(time.perf_counter() - began)
     return {name: statistics.median(times) * 1e6 for name, times in taken.items()}
 
 
@@ -73,14 +74,14 @@ async def _decisions(url: str) -> None:
     memory = MemoryStore()
     theirs = Limiter(key_func=lambda: "x", storage_uri=url)
     in_memory = Limiter(key_func=lambda: "x")
-    awaited = AsyncFixedWindow(storage_from_string(f"async+{url}", implementation="redispy"))  # type: ignore[arg-type]
+    awaited = AsyncFixedWindow(storage_from_string(f"async+{url}", implementation="redispy"))
     item = parse(LIMIT)
     check = _check()
     engine, leasing = limiter._engine, leased._engine
     link = RedisLink(url)
     script = RedisScript(script_source())
     keys = ["bench:raw:{198.51.100.7}"]
-    arguments = [0, 0, 0, 0, 0, 0, 0, 1, 0, check.field, *check.rule.static, 1, 1, 0]
+    arguments: list[str | int] = [0, 0, 0, 0, 0, 0, 0, 1, 0, check.field, *check.rule.static, 1, 1, 0]
     await script.run(link.client, keys, arguments)
 
     async def raw() -> object:
@@ -135,15 +136,15 @@ async def _decisions(url: str) -> None:
 
 async def _strategies(url: str) -> None:
     store = RedisStore(RedisLink(url), prefix="strategies", timeout=5.0)
-    names = ("fixed-window", "sliding-window-counter", "moving-window", "gcra")
+    names: tuple[Strategy, ...] = ("fixed-window", "sliding-window-counter", "moving-window", "gcra")
     works: dict[str, Work] = {}
-    for name in names:
-        rule = parse_limits("1000/second" if name == "moving-window" else LIMIT, name)[0]  # type: ignore[arg-type]
+    for strategy in names:
+        rule = parse_limits("1000/second" if strategy == "moving-window" else LIMIT, strategy)[0]
         check = Check(rule, "a", f"{rule.key} /x", 1, False, None, ("a", "/x"))
-        works[name] = lambda check=check: store.decide((check,))  # type: ignore[misc]
-    four = tuple(_check(name) for name in names if name != "moving-window")
-    works["three limits at once"] = lambda: store.decide(four)
-    found = await _p50(works, rounds=6)
+        works[strategy] = functools.partial(store.decide, (check,))
+    four = tuple(_check(strategy) for strategy in names if strategy != "moving-window")
+    works["three limits at once"] = functools.partial(store.decide, four)
+    found = await _p50(works, calls=1500)
     table = Table("strategy", "p50 µs", title="in Redis, by strategy")
     for name, micros in found.items():
         table.add_row(name, f"{micros:.1f}")
@@ -176,6 +177,9 @@ def application(variant: str, url: str) -> Any:
     async def page(request: Request) -> Response:
         return PlainTextResponse("ok")
 
+    async def free(request: Request) -> Response:
+        return PlainTextResponse("ok")
+
     if variant == "unlimited":
         return Starlette(routes=[Route("/x", page)])
     whose, where, *more = variant.split()
@@ -185,7 +189,7 @@ def application(variant: str, url: str) -> Any:
     headers = "headers" in more
     if whose == "slowapi":
         limiter = Limiter(key_func=get_remote_address, storage_uri=storage, headers_enabled=headers)
-        app = Starlette(routes=[Route("/x", limiter.limit(LIMIT)(page))])
+        app = Starlette(routes=[Route("/x", limiter.limit(LIMIT)(page)), Route("/free", free)])
         app.state.limiter = limiter
         app.add_exception_handler(RateLimitExceeded, _rate_limit_exceeded_handler)  # type: ignore[arg-type]
         return app
@@ -197,7 +201,7 @@ def application(variant: str, url: str) -> Any:
         key_prefix=variant.replace(" ", "-"),
         leases=LeasePolicy() if "leases" in more else None,
     )
-    app = Starlette(routes=[Route("/x", ours.limit(LIMIT)(page))])
+    app = Starlette(routes=[Route("/x", ours.limit(LIMIT)(page)), Route("/free", free)])
     setup_rate_limiting(app, ours)
     return app
 
@@ -277,3 +281,45 @@ async def _requests(url: str) -> None:
             mark = f"{ratio:.2f} {of}, ≥ {wanted:g} {'✓' if ratio >= wanted else '✗'}"
         table.add_row(variant, f"{rate:,.0f}", f"{rate / bare:.0%}", mark)
     console.print(table)
+
+
+async def _unrelated_route(url: str) -> None:
+    """The latency of a route without limit, alone and while eight clients ask a limited one of a Redis 50 ms away."""
+    from smriti_scale.testing import FaultProxy
+
+    table = Table("Redis 50 ms away", "p99 ms alone", "p99 ms under load", "ratio", "answers/s under load", "figure")
+    async with FaultProxy(url) as proxy:
+        for variant in ("ours redis headers", "slowapi redis headers"):
+            await proxy.heal()
+            async with _served(variant, proxy.uri) as port:
+                await _load(port, 0.3)
+                await proxy.delay(0.05)
+                alone = await _latencies(port, "/free", SECONDS)
+                load = [asyncio.create_task(_latencies(port, "/x", SECONDS + 0.5)) for _ in range(8)]
+                await asyncio.sleep(0.25)
+                crowded = await _latencies(port, "/free", SECONDS)
+                await asyncio.gather(*load)
+            before, after = _p99(alone), _p99(crowded)
+            mark = f"≤ 1.5 {'✓' if after <= 1.5 * before else '✗'}" if variant.startswith("ours") else ""
+            figures = (f"{before:.2f}", f"{after:.2f}", f"{after / before:.2f}", f"{len(crowded) / SECONDS:,.0f}")
+            table.add_row(variant, *figures, mark)
+    console.print(table)
+
+
+async def _latencies(port: int, path: str, seconds: float) -> list[float]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    taken = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(2)
+        taken.append(time.perf_counter() - began)
+        await asyncio.sleep(0.002)
+    writer.close()
+    return taken
+
+
+def _p99(taken: list[float]) -> float:
+    return sorted(taken)[int(len(taken) * 0.99)] * 1e3
