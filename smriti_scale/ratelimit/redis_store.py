@@ -182,7 +182,7 @@ class RedisStore:
             self._append(keys, arguments, check, check.cost, wants[index] if wants else check.cost)
         reply = await self._lanes.run(keys, arguments)
         now: int = reply[0]
-        if len(reply) < 2 + len(checks) * _FIELDS:
+        if reply[1] and len(reply) == 2:
             return Decision(False, "banned", checks, (), now, wait=(reply[1] - now) / MICROSECONDS)
         outcomes = []
         refused = None
