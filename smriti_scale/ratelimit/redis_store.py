@@ -156,14 +156,10 @@ class RedisStore:
             for check, outcome in zip(part.checks, part.outcomes, strict=True)
             if outcome.granted > 0
         )
-        refusing = next(part for part in parts if not part.allowed)
-        if (
-            ban
-            and refusing.source != "banned"
-            and next(s for s, p in zip(slots, parts, strict=True) if not p.allowed) != home
-        ):
+        refusing = {slot: part for slot, part in zip(slots, parts, strict=True) if not part.allowed}
+        if ban and home not in refusing:  # where the client's own slot refused, it has counted that itself
             await self._strike(ban, client)
-        return refusing
+        return refusing.get(home) or next(iter(refusing.values()))
 
     async def _strike(self, ban: BanPolicy, client: str) -> None:
         await self._lanes.run([self._key(client)], [0, self._now(), 1, *ban.arguments, 1])
