@@ -9,6 +9,8 @@ ScaleError
 ├── CacheKeyError (TypeError)            an argument that has no stable text for a cache key
 ├── UncacheableValue (TypeError)         a value that would not come back from the cache as it went in
 ├── InvalidCursor (ValueError)           a page cursor that is altered, foreign or expired
+├── PreconditionFailed, PreconditionRequired (starlette's HTTPException; in `cache.http`) 412 and 428
+├── UnknownAsset (KeyError; in `compression`) no static file has this name
 ├── IndexingError (RuntimeError)         planning or applying indexes and shard keys
 │   ├── IndexDrift                       the database differs from the declarations
 │   ├── IndexPlanRefused                 a step may not run

@@ -83,6 +83,7 @@ class Scale:
             namespace=settings.namespace,
             max_entries=settings.cache_max_entries,
             max_bytes=settings.cache_max_bytes,
+            timeout=settings.cache_timeout,
             fill=self._reading_after,
             events=self.events,
         )
@@ -106,6 +107,8 @@ class Scale:
             default_limits=settings.default_limits,
             application_limits=settings.application_limits,
             headers_enabled=True,
+            redis_timeout=settings.rate_limit_timeout,
+            instances=settings.instances,
             key_prefix=f"{settings.namespace}:limit",
             events=self.events,
         )

@@ -71,6 +71,9 @@ class ScaleSettings(BaseSettings):
     cache_max_entries: int = Field(10_000, ge=1)
     cache_max_bytes: int = Field(64 * 1024 * 1024, ge=1024)
 
+    cache_timeout: float = Field(0.1, gt=0)
+    """Seconds that the cache waits for Redis before it goes on without."""
+
     page_default_limit: int = Field(20, ge=1)
     page_max_limit: int = Field(100, ge=1)
 
@@ -78,6 +81,10 @@ class ScaleSettings(BaseSettings):
     """Rate limits of every route that declares none, in `limits` notation: `300/minute,5000/hour`."""
     application_limits: Strings = ()
     """Rate limits that all routes share."""
+    rate_limit_timeout: float = Field(0.05, gt=0)
+    """Seconds that a decision waits for Redis before it is made in memory."""
+    instances: int = Field(1, ge=1)
+    """Processes that serve the application: while Redis is away, each admits its part of a limit."""
     trusted_proxies: Strings = ()
     """Networks whose `X-Forwarded-For` is believed, for instance `10.0.0.0/8`. Empty: believe nobody."""
 

@@ -6,14 +6,14 @@ curl -i 'http://127.0.0.1:8000/posts?limit=5'
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-import uvicorn
 from fastapi import Depends, FastAPI, Request, Response
+from httpx import ASGITransport, AsyncClient
 from pydantic import BaseModel
 from pymongo import AsyncMongoClient
 
@@ -32,7 +32,7 @@ class Post(BaseModel):
     created_at: datetime
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     uri = os.environ.get("MONGODB_URI", "mongodb://localhost:27017")
     async with AsyncMongoClient[dict[str, Any]](uri, tz_aware=True) as client:
@@ -61,9 +61,24 @@ async def posts(params: Annotated[PageParams, Depends()], request: Request, resp
 
 
 async def main() -> None:
-    async with LocalMongo(replicas=1) as server:
-        os.environ["MONGODB_URI"] = server.uri
-        await uvicorn.Server(uvicorn.Config(app, port=8000)).serve()
+    async with contextlib.AsyncExitStack() as running:
+        if "MONGODB_URI" not in os.environ:
+            server = await running.enter_async_context(LocalMongo(replicas=1))
+            os.environ["MONGODB_URI"] = server.uri
+        await running.enter_async_context(lifespan(app))
+        client = await running.enter_async_context(
+            AsyncClient(transport=ASGITransport(app=app), base_url="http://example")
+        )
+        params = {"limit": "40"}
+        while True:
+            page = (await client.get("/posts", params=params)).json()
+            titles = [item["title"] for item in page["items"]]
+            print(f"{len(titles)} posts, from {titles[0]} to {titles[-1]}; next: {page['next_cursor']}")
+            if not page["has_next"]:
+                break
+            params["cursor"] = page["next_cursor"]
+        altered = await client.get("/posts", params={"cursor": params["cursor"][:-2]})
+        print(f"an altered cursor: {altered.status_code} {altered.json()}")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ async def demo(*, port: int, once: bool, data_dir: Path) -> bool:
                 "STORAGE_FOLDER": str(data_dir / "files"),
                 "PUBLIC_URL": f"http://{HOST}:{port}",
                 "CRON_SECRET": secrets.token_urlsafe(16),
+                "SCALE_RATE_LIMIT_TIMEOUT": "1",  # a laptop that starts five servers at once may be slow for a moment
             }
             serving = bars.add_task("the service, and a worker", total=2)
             log = stack.enter_context((data_dir / "worker.log").open("ab"))

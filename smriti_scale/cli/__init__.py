@@ -33,6 +33,11 @@ class Command:
 
 
 COMMANDS = {
+    "assets": Command("smriti_scale.cli.assets", "Build static files: hashed names, coded variants, a manifest."),
+    "indexes": Command(
+        "smriti_scale.cli.indexes", "Plan, apply, check and lint the indexes an application declares.", group=True
+    ),
+    "shard": Command("smriti_scale.cli.shard", "Review, plan and apply the shard keys it declares.", group=True),
     "dev": Command("smriti_scale.cli.dev", "Run a MongoDB replica set and a Redis on this machine until Ctrl-C."),
     "tasks": Command("smriti_scale.cli.tasks", "Run workers and beat; queues and dead letters.", group=True),
     "serve": Command("smriti_scale.cli.serve", "Serve an ASGI app over HTTP/1.1 and HTTP/2."),

@@ -7,12 +7,8 @@ from __future__ import annotations
 
 from smriti_scale.compression.assets import Asset, build_assets
 from smriti_scale.compression.coders import ENCODINGS
-from smriti_scale.compression.middleware import (
-    CompressionMiddleware,
-    no_compression,
-    send_uncompressed,
-    setup_compression,
-)
+from smriti_scale.compression.middleware import CompressionMiddleware
+from smriti_scale.compression.setup import no_compression, send_uncompressed, setup_compression
 from smriti_scale.compression.static import StaticAssets, UnknownAsset
 
 __all__ = [

@@ -1,12 +1,11 @@
-"""The ASGI middleware that codes answers, and `setup_compression`, which installs it."""
+"""The ASGI middleware that codes answers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, Protocol, TypedDict, TypeVar, Unpack
+from typing import Literal
 
 import anyio.to_thread
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from smriti_scale.compression.coders import Coder, make_coders
@@ -25,8 +24,8 @@ from smriti_scale.compression.representation import (
 from smriti_scale.errors import ConfigurationError
 from smriti_scale.events import Events, ResponseCompressed
 
-_OPT_OUT = "__smriti_scale_no_compression__"
-_EndpointT = TypeVar("_EndpointT", bound=Callable[..., Any])
+OPT_OUT = "__smriti_scale_no_compression__"
+"""The attribute that `no_compression` sets on an endpoint."""
 
 
 class CompressionMiddleware:
@@ -203,7 +202,14 @@ class _Responder:
         if status == 304:
             await self._pass(self._not_modified(message, headers, fields))
             return
-        if fields.get(b"content-encoding", b"").strip().lower() == b"identity":
+        if b"content-encoding" not in fields:
+            length = self._length()
+            if length is not None and length < middleware._minimum_size and self._choice.identity_allowed:
+                # Most answers are small: they are gone before anything else is looked at.
+                self._next = self._send
+                await self._send(message)
+                return
+        elif fields[b"content-encoding"].strip().lower() == b"identity":
             kept = [(name, value) for name, value in headers if name.lower() != b"content-encoding"]
             await self._pass({**message, "headers": kept})
             return
@@ -211,11 +217,11 @@ class _Responder:
         if (
             forbids_coding(status, fields)
             or is_compressed_media(media_type, middleware._excluded_media)
-            or getattr(self._scope.get("endpoint"), _OPT_OUT, False)
+            or getattr(self._scope.get("endpoint"), OPT_OUT, False)
         ):
             await self._pass(message)
         elif self._scope["method"] == "HEAD":
-            await self._pass({**message, "headers": with_vary(headers, fields)} if self._is_large(fields) else message)
+            await self._pass({**message, "headers": with_vary(headers, fields)})
         elif media_type == "text/event-stream":
             await self._start_event_stream(message)
         else:
@@ -320,72 +326,3 @@ class _Responder:
     def _length(self) -> int | None:
         length = self._fields.get(b"content-length", b"")
         return int(length) if length.isdigit() and len(length) < 20 else None
-
-    def _is_large(self, fields: dict[bytes, bytes]) -> bool:
-        length = self._length()
-        return length is None or length >= self._middleware._minimum_size
-
-
-class CompressionOptions(TypedDict, total=False):
-    """What `setup_compression` hands to `CompressionMiddleware`, which explains each."""
-
-    encodings: Sequence[str] | None
-    zstd_level: int
-    br_quality: int
-    gzip_level: int
-    exclude_paths: Iterable[str]
-    exclude_media_types: Iterable[str]
-    event_stream_encodings: Iterable[str]
-    etag: Literal["suffix", "weak"]
-    padding: int
-    offload_size: int | None
-    events: Events | None
-
-
-class TakesMiddleware(Protocol):
-    """A Starlette or FastAPI application."""
-
-    def add_middleware(self, middleware_class: Any, /, *args: Any, **kwargs: Any) -> None:
-        """Wrap the application."""
-
-
-def setup_compression(app: TakesMiddleware, minimum_size: int = 1000, **options: Unpack[CompressionOptions]) -> None:
-    """Code the answers of a Starlette or FastAPI application: `setup_compression(app, minimum_size=1000)`.
-
-    Args:
-        app: the application. Another ASGI application is wrapped: `app = CompressionMiddleware(app)`.
-        minimum_size: bytes from which a body is coded.
-        options: those of `CompressionMiddleware`, checked now, not at the first request.
-
-    Raises:
-        ConfigurationError: an option cannot work, or `app` takes no middleware.
-        MissingExtraError: a coding is named in `encodings` whose package is not installed.
-    """
-    if not hasattr(app, "add_middleware"):
-        raise ConfigurationError(
-            f"{type(app).__name__} has no add_middleware; wrap it: app = CompressionMiddleware(app)"
-        )
-    CompressionMiddleware(_nothing, minimum_size, **options)
-    app.add_middleware(CompressionMiddleware, minimum_size=minimum_size, **options)
-
-
-async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
-    """An application for checking options against."""
-
-
-def no_compression(endpoint: _EndpointT) -> _EndpointT:
-    """Decorate an endpoint whose answers are never coded, say since they show a secret beside a visitor's own text.
-
-    ```python
-    @app.get("/account")
-    @no_compression
-    async def account(...): ...
-    ```
-    """
-    setattr(endpoint, _OPT_OUT, True)
-    return endpoint
-
-
-def send_uncompressed(response: Response) -> None:
-    """Keep this one answer from being coded. Sets `Content-Encoding: identity`, which the middleware takes off."""
-    response.headers["Content-Encoding"] = "identity"

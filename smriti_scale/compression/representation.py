@@ -46,7 +46,9 @@ _COMPRESSED_TREES = ("audio/", "image/", "video/", "application/grpc", "applicat
 _COMPRESSED_SUFFIXES = ("+zip", "+gzip", "+zstd")
 _PLAIN_IMAGES = frozenset({"image/bmp", "image/svg+xml", "image/vnd.microsoft.icon", "image/x-icon", "image/x-ms-bmp"})
 _UNCODED_STATUS = frozenset({204, 205, 206, 304})
-_DIGESTS = (b"content-digest", b"repr-digest", b"digest", b"content-md5")
+_FORBIDDING = frozenset(
+    {b"content-encoding", b"content-range", b"content-digest", b"repr-digest", b"digest", b"content-md5"}
+)
 
 
 def fields_of(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
@@ -81,10 +83,8 @@ def forbids_coding(status: int, fields: dict[bytes, bytes]) -> bool:
     return (
         status < 200
         or status in _UNCODED_STATUS
-        or b"content-encoding" in fields
-        or b"content-range" in fields
+        or not _FORBIDDING.isdisjoint(fields)
         or (b"cache-control" in fields and b"no-transform" in fields[b"cache-control"].lower())
-        or any(name in fields for name in _DIGESTS)
     )
 
 

@@ -34,6 +34,7 @@ class DataFolder:
         self.temporary = path is None
         try:
             if path is None:
+                _sweep(Path(tempfile.gettempdir()))
                 self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
             else:
                 self.path = Path(path).absolute()
@@ -63,6 +64,28 @@ class DataFolder:
         if self.temporary:
             shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove temporary folders of programs that were killed together with their guardians, and what runs in them."""
+    for left in folder.glob(f"{_PREFIX}*"):
+        try:
+            if left.is_symlink() or left.stat().st_uid != os.geteuid():
+                continue
+            lock = os.open(left / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            if not os.fstat(lock).st_size:
+                continue  # its owner has made it this moment, is about to lock it, and must find it free
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for record in sorted(left.glob(_RECORDS)):
+                _reap(record)
+            shutil.rmtree(left, ignore_errors=True)
+        except OSError:
+            pass  # in use
+        finally:
+            os.close(lock)
 
 
 def _reap(record: Path) -> None:

@@ -3,7 +3,8 @@
 from smriti_scale.mongo.causal_token import CausalToken
 from smriti_scale.mongo.clients import MongoClients
 from smriti_scale.mongo.consistency import ReadYourWritesMiddleware, identify
-from smriti_scale.mongo.guard import QueryGuard, QueryGuardMiddleware
+from smriti_scale.mongo.guard import QueryGuard
+from smriti_scale.mongo.guard_middleware import QueryGuardMiddleware
 from smriti_scale.mongo.index import Index
 from smriti_scale.mongo.indexes import Indexes
 from smriti_scale.mongo.plan import IndexPlan

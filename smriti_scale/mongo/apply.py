@@ -9,21 +9,21 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bson.codec_options import CodecOptions
-from pymongo.errors import OperationFailure
+from pymongo.errors import ConnectionFailure, OperationFailure
 from pymongo.read_preferences import Primary
 from pymongo.write_concern import WriteConcern
 
 from smriti_scale.clock import SYSTEM_CLOCK
-from smriti_scale.errors import DuplicateKeys, IndexPlanRefused, StalePlan
+from smriti_scale.errors import DuplicateKeys, IndexBuildFailed, IndexPlanRefused, StalePlan
 from smriti_scale.events import Events, IndexStepDone
 from smriti_scale.mongo.build import build, wait_until_built_everywhere
-from smriti_scale.mongo.catalog import BOOKKEEPING, CollectionState, read_catalog
+from smriti_scale.mongo.catalog import BOOKKEEPING, INDEX_NOT_FOUND, CollectionState, read_catalog
 from smriti_scale.mongo.diff import collection_steps
 from smriti_scale.mongo.duplicates import find_duplicates
 from smriti_scale.mongo.index import TTL_OFF
 from smriti_scale.mongo.lease import Lease
 from smriti_scale.mongo.plan import IndexPlan, Policy, Progress, Step, StepDone
-from smriti_scale.mongo.server_errors import CANNOT_CONVERT_TO_UNIQUE, INDEX_NOT_FOUND, explained
+from smriti_scale.mongo.server_errors import CANNOT_CONVERT_TO_UNIQUE, explained
 
 if TYPE_CHECKING:
     from smriti_scale.mongo.drivers import Database
@@ -108,6 +108,12 @@ class _Applier:
                 await self._execute(batch, place)
             except OperationFailure as error:
                 await self._raise(error, batch)
+            except ConnectionFailure as error:
+                raise IndexBuildFailed(
+                    f"{batch[0].kind} {batch[0].collection}.{batch[0].name}: the connection broke ({error}). A build "
+                    "goes on without it; apply again to join it and do the rest",
+                    code=None,
+                ) from error
             seconds = SYSTEM_CLOCK.monotonic() - started
             for step in batch:
                 done.append(StepDone(step, seconds))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.read_preferences import Nearest, Primary
 
+from smriti_scale.clock import SYSTEM_CLOCK
 from smriti_scale.mongo.drivers import rows
 from smriti_scale.mongo.index import Index
 
@@ -22,6 +23,10 @@ BOOKKEEPING = "smriti_scale_indexes"
 """The collection that holds the builder's lease and what was built, replaced and hidden."""
 
 _NODE_TIMEOUT = 5.0
+_STATS_ATTEMPTS = 20
+_STATS_PAUSE = 0.1
+INDEX_NOT_FOUND = 27
+_UNAUTHORIZED = 13
 
 Kind = Literal["collection", "timeseries", "view", "absent"]
 
@@ -124,11 +129,9 @@ async def read_catalog(
 async def _indexes(
     db: Database, collection: str, sizes: Mapping[str, int], *, usage: Mapping[str, tuple[NodeUsage, ...]] | None
 ) -> tuple[ExistingIndex, ...]:
-    building = set()
-    # A role without indexStats can still plan: a build under way then looks finished, and creating it joins it.
-    with contextlib.suppress(OperationFailure):
-        stats = await rows(db[collection].aggregate([{"$indexStats": {}}, {"$match": {"building": True}}]))
-        building = {found["name"] for found in stats}
+    building: set[str] = set()
+    with _allowed_to_fail():  # without indexStats a build under way looks finished
+        building = {found["name"] for found in await index_stats(db, collection) if found.get("building")}
     found = []
     for listed in await rows(db[collection].list_indexes()):
         name = listed["name"]
@@ -149,10 +152,9 @@ async def _indexes(
 async def _sizes(db: Database, collection: str) -> dict[str, Any]:
     pipeline: list[dict[str, Any]] = [{"$collStats": {"storageStats": {}}}]
     total: dict[str, Any] = {"documents": 0, "data_bytes": 0, "indexes": {}}
-    try:
+    answers: list[dict[str, Any]] = []
+    with _allowed_to_fail():  # without collStats a plan has no sizes
         answers = await rows(db[collection].aggregate(pipeline))
-    except OperationFailure:  # the role lacks collStats: plan without sizes
-        return total
     for answer in answers:  # one a shard
         stats = answer["storageStats"]
         total["documents"] += stats.get("count", 0)
@@ -164,10 +166,9 @@ async def _sizes(db: Database, collection: str) -> dict[str, Any]:
 
 async def _records(db: Database) -> dict[str, dict[str, Record]]:
     found: dict[str, dict[str, Record]] = {}
-    try:
+    documents: list[dict[str, Any]] = []
+    with _allowed_to_fail():  # without the bookkeeping it is unknown what was applied before
         documents = await rows(db[BOOKKEEPING].find({"collection": {"$type": "string"}}))
-    except OperationFailure:  # the role may not read it: what was applied before is then unknown
-        return found
     for document in documents:
         hidden_at = document.get("hidden_at")
         found.setdefault(document["collection"], {})[document["index"]] = Record(
@@ -191,6 +192,18 @@ class _Node(Nearest):
         return selection.with_server_descriptions(
             [server for server in selection.server_descriptions if server.address == self._address]
         )
+
+
+async def index_stats(db: Database, collection: str) -> list[dict[str, Any]]:
+    """`$indexStats` of one node. Asked while a build begins or ends, the server may stumble over it: then again."""
+    for attempt in range(_STATS_ATTEMPTS):
+        try:
+            return await rows(db[collection].aggregate([{"$indexStats": {}}]))
+        except OperationFailure as error:
+            if error.code != INDEX_NOT_FOUND or attempt == _STATS_ATTEMPTS - 1:
+                raise
+            await SYSTEM_CLOCK.sleep(_STATS_PAUSE)
+    raise AssertionError  # the last attempt returned or raised
 
 
 async def usage_by_index(db: Database, collection: str) -> dict[str, tuple[NodeUsage, ...]] | None:
@@ -233,11 +246,21 @@ async def _stats_by_node(db: Database, collection: str) -> dict[tuple[str, int],
         there = db.with_options(read_preference=_Node(address))
         try:
             async with asyncio.timeout(_NODE_TIMEOUT):
-                return await rows(there[collection].aggregate([{"$indexStats": {}}]))
+                return await index_stats(there, collection)
         except (PyMongoError, TimeoutError):
             return None
 
     return dict(zip(nodes, await asyncio.gather(*map(ask, nodes)), strict=True))
+
+
+@contextlib.contextmanager
+def _allowed_to_fail() -> Iterator[None]:
+    """A role that may not ask this can still plan, knowing less."""
+    try:
+        yield
+    except OperationFailure as error:
+        if error.code != _UNAUTHORIZED:
+            raise
 
 
 def _utc(moment: datetime.datetime) -> datetime.datetime:

@@ -1,4 +1,4 @@
-"""The drivers' own clients, with two things changed: the session they lend to a command, and the error at the end.
+"""The drivers' own clients, with three things changed: the session lent to a command, patience, the error at the end.
 
 A driver gives each command that has no session one for itself, and ends it. Here that session is a causal one that
 begins at the position of the caller (`causal_scope`), so every read waits for that position at the server. Why not one
@@ -6,26 +6,39 @@ session for the whole request, by `session.bind()`: two writes that run at once 
 the same transaction number, and the server answers the second as a retry of the first, without doing it
 (`tests/mongo/test_causal_driver.py` shows it). And a session that has ended fails whatever outlives the request.
 
-Two methods of the driver are overridden that it does not document. `check_driver` refuses a driver without them.
+A driver retries once, which an election outlasts: the retry meets a node that is not primary any more, or not yet.
+Here retries go on until `write_timeout`, under the same transaction number, so a write is still done once.
+
+What is overridden the drivers do not document. `check_driver` refuses a driver that lacks it.
 """
 
 from __future__ import annotations
 
 import inspect
+import sys
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from motor.motor_asyncio import AsyncIOMotorClient
-from pymongo import AsyncMongoClient, MongoClient
-from pymongo.errors import ConnectionFailure
+from pymongo import AsyncMongoClient, MongoClient, _csot
+from pymongo.asynchronous import mongo_client as asynchronous
+from pymongo.errors import ConnectionFailure, NotPrimaryError, WaitQueueTimeoutError
+from pymongo.synchronous import mongo_client as synchronous
 
 from smriti_scale.errors import ConfigurationError, DatabaseUnavailable
 from smriti_scale.mongo.causal_scope import CausalScope, advance
 
 Document = dict[str, Any]
 
+_NOT_WRITABLE_PRIMARY = 10107
+_POSITIONAL = ("func", "session", "bulk", "operation")
+
 
 class Owner(Protocol):
     """What a driver's client asks of whoever made it."""
+
+    patience: float
+    """Seconds after its beginning until which a command is retried."""
 
     def scope(self) -> CausalScope:
         """The scope that the current context is in."""
@@ -42,14 +55,86 @@ def check_driver() -> None:
     Raises:
         ConfigurationError: it has not; a newer release of this library is needed, or an older driver.
     """
-    for base in (AsyncMongoClient, MongoClient):
-        for name, parameter in (("_ensure_session", "session"), ("_retry_internal", "func")):
-            method = getattr(base, name, None)
+    for module, base in ((asynchronous, AsyncMongoClient), (synchronous, MongoClient)):
+        retryable = getattr(module, "_ClientConnectionRetryable", None)
+        for owner, name, parameter in (
+            (base, "_ensure_session", "session"),
+            (base, "_start_session", "implicit"),
+            (base, "_get_bound_session", "self"),
+            (base, "_retry_internal", "func"),
+            (retryable, "_is_not_eligible_for_retry", "self"),
+            (retryable, "_write", "self"),
+        ):
+            method = getattr(owner, name, None)
             if method is None or parameter not in inspect.signature(method).parameters:
                 raise ConfigurationError(
                     f"this pymongo's {base.__name__} has no {name}({parameter}): it is newer than this release of "
                     "smriti_scale knows. Upgrade smriti_scale, or install pymongo 4.17 to 4.20"
                 )
+
+
+if TYPE_CHECKING:
+    _AsyncRetryable: Any = object
+    _SyncRetryable: Any = object
+    _MotorClient = AsyncIOMotorClient[Document]
+else:
+    _AsyncRetryable = asynchronous._ClientConnectionRetryable
+    _SyncRetryable = synchronous._ClientConnectionRetryable
+    _MotorClient = AsyncIOMotorClient
+
+
+class _Patient:
+    """Retries until a deadline in place of once."""
+
+    __slots__ = ()
+
+    def _is_not_eligible_for_retry(self) -> bool:
+        mine: Any = self
+        if mine._max_retries != 1:  # the server is overloaded, and has its own policy
+            refused: bool = super()._is_not_eligible_for_retry()  # type: ignore[misc] # of the class mixed with
+            return refused
+        if isinstance(sys.exception(), WaitQueueTimeoutError):
+            return True  # it has waited already
+        return not mine._retryable or time.monotonic() >= mine._until
+
+    def _refused(self, error: NotPrimaryError, *, retryable: bool) -> None:
+        # When the node's description is reset between its choice and the sending (another task saw it step down),
+        # the driver sends the first try without a transaction number and gives up the right to a second. But what
+        # was refused for want of a primary was not begun.
+        mine: Any = self
+        if retryable and (mine._retryable or error.details.get("code") == _NOT_WRITABLE_PRIMARY):  # type: ignore[union-attr] # of the server's reply
+            mine._retryable = True
+            error._add_error_label("RetryableWriteError")
+
+
+class _PatientAsync(_Patient, _AsyncRetryable):  # type: ignore[misc] # a private class of the driver
+    __slots__ = ("_until",)
+
+    async def _write(self) -> Any:
+        retryable = self._retryable
+        try:
+            return await super()._write()
+        except NotPrimaryError as error:
+            self._refused(error, retryable=retryable)
+            raise
+
+
+class _PatientSync(_Patient, _SyncRetryable):  # type: ignore[misc] # a private class of the driver
+    __slots__ = ("_until",)
+
+    def _write(self) -> Any:
+        retryable = self._retryable
+        try:
+            return super()._write()
+        except NotPrimaryError as error:
+            self._refused(error, retryable=retryable)
+            raise
+
+
+def _patient(kind: Any, client: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    retryable = kind(mongo_client=client, **dict(zip(_POSITIONAL, arguments, strict=False)), **options)
+    retryable._until = time.monotonic() + client.owner.patience
+    return retryable
 
 
 class CausalAsyncMongoClient(AsyncMongoClient[Document]):
@@ -68,7 +153,10 @@ class CausalAsyncMongoClient(AsyncMongoClient[Document]):
 
     async def _retry_internal(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return await super()._retry_internal(*args, **kwargs)
+            # Under `pymongo.timeout` or timeoutMS the driver is patient itself.
+            if self._timeout is not None or _csot.get_timeout() is not None:
+                return await super()._retry_internal(*args, **kwargs)
+            return await _patient(_PatientAsync, self, args, kwargs).run()
         except ConnectionFailure as error:
             raise self.owner.unavailable(error) from error
 
@@ -89,15 +177,11 @@ class CausalMongoClient(MongoClient[Document]):
 
     def _retry_internal(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super()._retry_internal(*args, **kwargs)
+            if self._timeout is not None or _csot.get_timeout() is not None:
+                return super()._retry_internal(*args, **kwargs)
+            return _patient(_PatientSync, self, args, kwargs).run()
         except ConnectionFailure as error:
             raise self.owner.unavailable(error) from error
-
-
-if TYPE_CHECKING:
-    _MotorClient = AsyncIOMotorClient[Document]
-else:
-    _MotorClient = AsyncIOMotorClient
 
 
 class CausalMotorClient(_MotorClient):

@@ -181,6 +181,7 @@ class Connection:
         self._clock = clock
         self._events = events
         self.scope = scope
+        self.patience = options.write_timeout
         self._refreshing: asyncio.Task[None] | None = None
         self._may_probe = True
         self.replicas = Replicas(position=lambda: scope().at, fell_back=self._fell_back, clock=clock, events=events)

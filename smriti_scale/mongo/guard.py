@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from pymongo.errors import PyMongoError
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
-from starlette.types import ASGIApp, Receive, Scope as ASGIScope, Send
 
 from smriti_scale.clock import SYSTEM_CLOCK, Clock
 from smriti_scale.errors import ConfigurationError, QueryProblems
-from smriti_scale.events import Events, RepeatedQuery, SlowQuery
+from smriti_scale.events import Events, SlowQuery
 from smriti_scale.mongo.catalog import BOOKKEEPING
 from smriti_scale.mongo.explain import Explained, explained
 from smriti_scale.mongo.index import Index
@@ -77,7 +76,7 @@ class QueryProblem:
 
 
 @dataclass(slots=True)
-class _Seen:
+class Seen:
     shape: Shape
     database: str
     command: Mapping[str, Any]
@@ -85,22 +84,27 @@ class _Seen:
 
 
 @dataclass(slots=True)
-class _Watched:
+class Watched:
     """What one block or request has sent. Motor's commands report from several threads."""
 
-    seen: dict[tuple[str, str], _Seen] = field(default_factory=dict)
+    seen: dict[tuple[str, str], Seen] = field(default_factory=dict)
+    requests: set[int] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, shape: Shape, database: str, command: Mapping[str, Any]) -> None:
+    def add(self, shape: Shape, event: CommandStartedEvent) -> None:
+        database, command = event.database_name, event.command
         with self.lock:
+            if event.request_id in self.requests:  # heard twice: by the client's listener and pytest's
+                return
+            self.requests.add(event.request_id)
             known = self.seen.get((database, shape.text))
             if known is None:
-                self.seen[database, shape.text] = _Seen(shape, database, command)
+                self.seen[database, shape.text] = Seen(shape, database, command)
             else:
                 known.count += 1
 
 
-_watched: ContextVar[tuple[QueryGuard, _Watched] | None] = ContextVar("smriti_scale.mongo.guard", default=None)
+watched_now: ContextVar[tuple[QueryGuard, Watched] | None] = ContextVar("smriti_scale.mongo.guard", default=None)
 
 
 class QueryGuard(CommandListener):
@@ -171,7 +175,7 @@ class QueryGuard(CommandListener):
         """Called by the driver."""
         if event.command_name not in OBSERVED:
             return
-        current = _watched.get()
+        current = watched_now.get()
         if current is not None and current[0] is self:
             self._note(current[1], event)
         if self.slow_ms is not None:
@@ -190,11 +194,11 @@ class QueryGuard(CommandListener):
         if started is not None and self.slow_ms is not None and event.duration_micros >= self.slow_ms * 1000:
             self._slow(started, event.duration_micros / 1000, {})
 
-    def _note(self, watched: _Watched, event: CommandStartedEvent) -> None:
+    def _note(self, watched: Watched, event: CommandStartedEvent) -> None:
         shape = shape_of(event.command)
         if shape is None or shape.collection in self.ignore or shape.collection.startswith("system."):
             return
-        watched.add(shape, event.database_name, event.command)
+        watched.add(shape, event)
 
     def _slow(self, started: CommandStartedEvent, milliseconds: float, reply: Mapping[str, Any]) -> None:
         if not self.events or (self._sample < 1 and random.random() >= self._sample):
@@ -220,16 +224,21 @@ class QueryGuard(CommandListener):
             )
         )
 
-    async def _examine(self, db: Database, watched: _Watched, *, explain: bool) -> list[QueryProblem]:
+    async def examine(self, db: Database | None, watched: Watched) -> list[QueryProblem]:
+        """What is wrong with what was sent; without a database no plan is looked at."""
         problems: list[QueryProblem] = []
         for seen in list(watched.seen.values()):
-            if explain:
+            if db is not None:
                 problems.extend(self._plan_problems(seen, await _explain(db, seen)))
-            if seen.count > self.max_repeats and seen.shape.operation in READS:
-                problems.append(self._repeated(seen))
-        return problems
+        return problems + [self._repeated(seen) for seen in self.repeated(watched)]
 
-    def _plan_problems(self, seen: _Seen, facts: Explained | None) -> list[QueryProblem]:
+    def repeated(self, watched: Watched) -> list[Seen]:
+        """The reads that were sent more often than is allowed."""
+        return [
+            seen for seen in watched.seen.values() if seen.count > self.max_repeats and seen.shape.operation in READS
+        ]
+
+    def _plan_problems(self, seen: Seen, facts: Explained | None) -> list[QueryProblem]:
         if facts is None:
             return []
         shape = seen.shape
@@ -257,7 +266,7 @@ class QueryGuard(CommandListener):
             found.append(problem("ratio"))
         return found
 
-    def _repeated(self, seen: _Seen) -> QueryProblem:
+    def _repeated(self, seen: Seen) -> QueryProblem:
         remedy = "ask once: by `$in`, or `lookup_one`/`lookup_many` in the query before"
         if seen.shape.point is not None:
             remedy = f"ask once: BatchLoader(db.{seen.shape.collection}, {seen.shape.point!r})"
@@ -271,20 +280,35 @@ class QueryGuard(CommandListener):
         )
 
 
-async def _explain(db: Database, seen: _Seen) -> Explained | None:
+class WatchedCommands(CommandListener):
+    """Hands what is sent on to whichever guard watches at that moment: for `pymongo.monitoring.register`."""
+
+    def started(self, event: CommandStartedEvent) -> None:
+        current = watched_now.get()
+        if current is not None and event.command_name in OBSERVED:
+            current[0]._note(current[1], event)
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        """Nothing to do."""
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        """Nothing to do."""
+
+
+async def _explain(db: Database, seen: Seen) -> Explained | None:
     command = {key: value for key, value in seen.command.items() if key not in _ENVELOPE}
     for statements in ("updates", "deletes"):
         if statements in command:
             command[statements] = list(command[statements])[:1]
     there = db.client[seen.database]
-    token = _watched.set(None)
+    token = watched_now.set(None)
     try:
         answer = await there.command({"explain": command, "verbosity": "executionStats", "maxTimeMS": _EXPLAIN_MS})
     except PyMongoError as error:
         _log.info("explain failed", extra={"shape": seen.shape.text, "error": type(error).__name__})
         return None
     finally:
-        _watched.reset(token)
+        watched_now.reset(token)
     return explained(answer)
 
 
@@ -300,71 +324,28 @@ class Watch:
         self._guard = guard
         self._db = db
         self._action = action
-        self._watched = _Watched()
-        self._token: Token[tuple[QueryGuard, _Watched] | None] | None = None
+        self._watched = Watched()
+        self._token: Token[tuple[QueryGuard, Watched] | None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._token = _watched.set((self._guard, self._watched))
+        self._token = watched_now.set((self._guard, self._watched))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._token is not None:
-            _watched.reset(self._token)
+            watched_now.reset(self._token)
         if error is not None:  # the block's own failure is the news
             return
-        self.problems = await self._guard._examine(self._db, self._watched, explain=True)
-        _act(self.problems, self._action)
+        self.problems = await self._guard.examine(self._db, self._watched)
+        act_on(self.problems, self._action)
 
 
-def _act(problems: list[QueryProblem], action: Action) -> None:
+def act_on(problems: list[QueryProblem], action: Action) -> None:
     if not problems or action == "report":
         return
     text = "\n".join(map(str, problems))
     if action == "raise":
         raise QueryProblems(f"{len(problems)} query problem(s):\n{text}")
     warnings.warn(text, QueryWarning, stacklevel=3)
-
-
-class QueryGuardMiddleware:
-    """Watches every HTTP request of an ASGI app.
-
-    Args:
-        guard: the listener that the client was given.
-        db: where explains go; None (production) only counts repeated shapes, asking the server nothing.
-        action: as of `QueryGuard.watch`; `report` emits `RepeatedQuery` and changes nothing for the request.
-    """
-
-    def __init__(
-        self, app: ASGIApp, *, guard: QueryGuard, db: Database | None = None, action: Action = "report"
-    ) -> None:
-        self.app = app
-        self._guard = guard
-        self._db = db
-        self._action = action
-
-    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        watched = _Watched()
-        token = _watched.set((self._guard, watched))
-        try:
-            await self.app(scope, receive, send)
-        finally:
-            _watched.reset(token)
-        guard = self._guard
-        if self._db is None:
-            problems = [
-                guard._repeated(seen)
-                for seen in watched.seen.values()
-                if seen.count > guard.max_repeats and seen.shape.operation in READS
-            ]
-        else:
-            problems = await guard._examine(self._db, watched, explain=True)
-        if guard.events:
-            for seen in watched.seen.values():
-                if seen.count > guard.max_repeats and seen.shape.operation in READS:
-                    guard.events.emit(RepeatedQuery(seen.database, seen.shape.collection, seen.shape.text, seen.count))
-        _act(problems, self._action)

@@ -15,6 +15,7 @@ from smriti_scale.mongo.sharding import ShardKey
 
 if TYPE_CHECKING:
     from smriti_scale.mongo.drivers import Database
+    from smriti_scale.mongo.lint import LintFinding
     from smriti_scale.mongo.plan import IndexPlan
     from smriti_scale.mongo.shard_plan import ShardPlan
     from smriti_scale.mongo.shard_review import ShardKeyReview
@@ -204,6 +205,16 @@ class Indexes:
         plan = await self.plan(db)
         await plan.apply(wait=wait, events=events)
         return plan
+
+    async def lint(self, db: Database | None = None) -> tuple[LintFinding, ...]:
+        """What is wrong with the declarations themselves; with a database, also what nobody uses there.
+
+        Args:
+            db: without one, only the declarations are looked at.
+        """
+        from smriti_scale.mongo.lint import lint
+
+        return await lint(self, db)
 
     async def plan_sharding(self, db: Database) -> ShardPlan:
         """The commands that bring a cluster to the declared shard keys; change nothing."""

@@ -112,6 +112,8 @@ class BatchLoader(Generic[Found]):
                 else:
                     loop.call_soon(self._dispatch)
             self._waiting[identity] = key
+        if answer.done():
+            return answer.result()  # type: ignore[no-any-return]
         # One caller's cancellation is not the others'.
         found: Found = await asyncio.shield(answer)
         return found
@@ -184,13 +186,19 @@ def lookup_one(
     Args:
         fields: of the other document; names, or a projection.
     """
-    inner: list[dict[str, Any]] = [{"$limit": 1}]
-    if fields is not None:
+    # A pipeline inside $lookup is run for every row, which costs more than the join itself: none where none is needed.
+    inner: list[dict[str, Any]] = [] if foreign == "_id" else [{"$limit": 1}]
+    found: Any = {"$first": f"${into}"}
+    plain = fields is not None and not isinstance(fields, (str, Mapping)) and not any("." in name for name in fields)
+    if plain and not inner:
+        kept = {name: f"$$found.{name}" for name in dict.fromkeys(["_id", *(fields or ())])}
+        nothing = {"$eq": [{"$type": "$$found"}, "missing"]}
+        found = {"$let": {"vars": {"found": found}, "in": {"$cond": [nothing, None, kept]}}}
+    elif fields is not None:
         inner.append({"$project": _as_projection(fields)})
-    first = {"$ifNull": [{"$first": f"${into}"}, None]}
     return [
         _lookup(collection, local=local, foreign=foreign, into=into, pipeline=inner),
-        {"$set": {into: _unless_null(local, first, None, foreign=foreign)}},
+        {"$set": {into: _unless_null(local, {"$ifNull": [found, None]}, None, foreign=foreign)}},
     ]
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pymongo.errors import OperationFailure
 
 from smriti_scale.errors import IndexBuildFailed
+from smriti_scale.mongo.catalog import INDEX_NOT_FOUND
 from smriti_scale.mongo.plan import Step
 
-INDEX_NOT_FOUND = 27
 CANNOT_CONVERT_TO_UNIQUE = 359
 
 _SENTENCES = {

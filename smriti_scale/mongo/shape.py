@@ -15,7 +15,7 @@ from bson.regex import Regex
 
 from smriti_scale.errors import ConfigurationError
 from smriti_scale.mongo.index import Index
-from smriti_scale.mongo.queries import Query
+from smriti_scale.mongo.queries import Query, SortField
 
 READS = frozenset({"find", "aggregate", "count", "distinct"})
 OBSERVED = READS | {"findAndModify", "update", "delete"}
@@ -183,25 +183,47 @@ def wanted_indexes(
     condition: Mapping[str, Any], sort: Mapping[str, Any], *, collation: Mapping[str, Any] | None = None
 ) -> tuple[Index, ...]:
     """The indexes that would serve a filter and a sort, by equality, sort, range; one a branch of an `$or`."""
-    equality: list[str] = []
-    ranges: list[str] = []
     branches: list[Mapping[str, Any]] = []
     special: list[Index] = []
-    for path, kind in _conditions(condition, branches, special):
-        (equality if kind == "equality" else ranges).append(path)
+    query = _query(condition, sort, branches, special, collation=collation)
     if special:
         return tuple(special)
-    order = tuple((path, -1 if way == -1 else 1) for path, way in sort.items() if isinstance(way, (int, float)))
-    if not equality and branches:
+    if branches and not (query and query.equality):
         found = [index for branch in branches for index in wanted_indexes(branch, sort, collation=collation)]
         return tuple(dict.fromkeys(found))
-    if not (equality or ranges or order) or equality == ["_id"]:
+    if query is None or query.equality == ("_id",):
         return ()
     try:
-        query = Query(*equality, sort=order, range=ranges, collation=collation)  # type: ignore[arg-type]
         return (query.best_index(),)
     except ConfigurationError:  # `_id` alone, or a path that cannot be indexed
         return ()
+
+
+def query_of(
+    condition: Mapping[str, Any], sort: Mapping[str, Any], *, collation: Mapping[str, Any] | None = None
+) -> Query | None:
+    """A filter and a sort as what they want of an index; None if that is nothing an index of fields could give."""
+    return _query(condition, sort, [], [], collation=collation)
+
+
+def _query(
+    condition: Mapping[str, Any],
+    sort: Mapping[str, Any],
+    branches: list[Mapping[str, Any]],
+    special: list[Index],
+    *,
+    collation: Mapping[str, Any] | None,
+) -> Query | None:
+    equality: list[str] = []
+    ranges: list[str] = []
+    for path, kind in _conditions(condition, branches, special):
+        (equality if kind == "equality" else ranges).append(path)
+    order: list[SortField] = [
+        (path, -1 if way == -1 else 1) for path, way in sort.items() if isinstance(way, (int, float))
+    ]
+    if not (equality or ranges or order):
+        return None
+    return Query(*equality, sort=order, range=ranges, collation=collation)
 
 
 def _conditions(

@@ -47,12 +47,12 @@ def assemble(
         first, last = shown.anchor(rows[0]), shown.anchor(rows[-1])
         ties = _level(first[0], last[0])
         if came_from if backward else more:
-            following = codec.encode(Position(last, ties=ties), binding)
+            following = codec.sign(last, binding, ties=ties)
         if more if backward else came_from:
-            preceding = codec.encode(Position(first, backward=True, ties=ties), binding)
+            preceding = codec.sign(first, binding, backward=True, ties=ties)
     elif position is not None:
         # Everything on this side is gone. The way back begins with the row at the position, if it still exists.
-        back = codec.encode(Position(position.values, backward=not backward, inclusive=True), binding)
+        back = codec.sign(position.values, binding, backward=not backward, inclusive=True)
         following, preceding = (back, None) if backward else (None, back)
     if shown.changes:
         rows = [shown.finish(row) for row in rows]
@@ -62,6 +62,8 @@ def assemble(
         previous_cursor=preceding,
         has_next=following is not None,
         has_previous=preceding is not None,
+        total=None,
+        total_is_exact=True,
     )
     return page
 

@@ -66,7 +66,7 @@ class Position:
     ties: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every page, and freezing costs more than the rest of it
 class Binding:
     """What a cursor belongs to, as bytes: made by `CursorCodec.bind`."""
 
@@ -94,7 +94,7 @@ class CursorCodec:
         ConfigurationError: no secret, a short one, or a lifetime that is not positive.
     """
 
-    __slots__ = ("_clock", "_expires", "_keys")
+    __slots__ = ("_blank", "_clock", "_expires", "_keys", "_orderings")
 
     def __init__(
         self, secret: Secret | Sequence[Secret], *, expires: float | None = None, clock: Clock = SYSTEM_CLOCK
@@ -107,13 +107,15 @@ class CursorCodec:
         self._keys = tuple(_derive(each) for each in secrets)
         self._expires = expires
         self._clock = clock
+        self._blank = _hint(self._keys[0], b"")
+        self._orderings: dict[tuple[str, SortKeys], tuple[bytes, bytes]] = {}
 
     def bind(
         self,
         *,
         sort: SortKeys = (),
         filter: Mapping[str, Any] | None = None,
-        scope: str | None = None,
+        scope: Any = None,
         collection: str = "",
         options: CodecOptions[Any] | None = None,
     ) -> Binding:
@@ -125,15 +127,33 @@ class CursorCodec:
             scope: whom the list is for, such as the user's id; None when it is for everyone.
             collection: the collection's name.
             options: the BSON options that values are read with; the collection's.
+
+        Raises:
+            ConfigurationError: the scope is not text.
         """
         options = options or _DEFAULT_OPTIONS
-        ordering = repr((collection, [(field, direction) for field, direction in sort])).encode()
+        ordering, order_hint = self._ordering(collection, sort)
         chosen = _canonical(filter, options) if filter else b""
+        if scope is not None and not isinstance(scope, str):
+            raise ConfigurationError(f"scope={scope!r} must be text, such as str(user_id)")
         whose = b"" if scope is None else b"\x01" + scope.encode("utf-8", "surrogatepass")
         parts = (ordering, chosen, whose)
-        sizes = b"".join([len(part).to_bytes(8, "big") for part in parts])
-        digest = hashlib.sha256(sizes + ordering + chosen + whose).digest()
-        return Binding(digest, parts, _hints(self._keys[0], parts), options)
+        # With the lengths of all but the last, no two different lists give the same bytes.
+        whole = b"%d,%d,%b%b%b" % (len(ordering), len(chosen), ordering, chosen, whose)
+        keys, blank = self._keys[0], self._blank
+        hints = order_hint + (_hint(keys, chosen) if chosen else blank) + (_hint(keys, whose) if whose else blank)
+        return Binding(hashlib.sha256(whole).digest(), parts, hints, options)
+
+    def _ordering(self, collection: str, sort: SortKeys) -> tuple[bytes, bytes]:
+        """A list's collection and sort as bytes, and their hint; kept, since an application has a few of them."""
+        key = (collection, tuple(sort))
+        known = self._orderings.get(key)
+        if known is None:
+            ordering = repr((collection, [(field, direction) for field, direction in sort])).encode()
+            known = (ordering, _hint(self._keys[0], ordering))
+            if len(self._orderings) < 256:
+                self._orderings[key] = known
+        return known
 
     def encode(self, position: Position | Sequence[Any], binding: Binding | None = None) -> str:
         """The cursor for a position (or for the values of one, going forward).
@@ -141,28 +161,36 @@ class CursorCodec:
         Raises:
             ConfigurationError: the values are so long that no URL would carry the cursor.
         """
-        if not isinstance(position, Position):
-            position = Position(tuple(position))
         binding = binding or self.bind()
-        keys = self._keys[0]
-        flags = (
-            (_BACKWARD if position.backward else 0)
-            | (_INCLUSIVE if position.inclusive else 0)
-            | (_TIES if position.ties else 0)
+        if not isinstance(position, Position):
+            return self.sign(position, binding)
+        return self.sign(
+            position.values,
+            binding,
+            backward=position.backward,
+            inclusive=position.inclusive,
+            ties=position.ties,
         )
+
+    def sign(
+        self,
+        values: Sequence[Any],
+        binding: Binding,
+        *,
+        backward: bool = False,
+        inclusive: bool = False,
+        ties: bool = False,
+    ) -> str:
+        """`encode` without the `Position`, for two cursors a page."""
+        keys = self._keys[0]
+        flags = backward * _BACKWARD | inclusive * _INCLUSIVE | ties * _TIES
         expiry = b""
         if self._expires is not None:
             flags |= _EXPIRES
             expiry = min(int(self._clock.time() + self._expires), 0xFFFF_FFFF).to_bytes(4, "big")
-        values = {str(place): value for place, value in enumerate(position.values)}
-        body = b"".join(
-            (
-                bytes((_VERSION, flags)),
-                expiry,
-                binding.hints,
-                bson.encode(values, codec_options=binding.options),
-            )
-        )
+        numbered = {str(place): value for place, value in enumerate(values)}
+        document = bson.encode(numbered, codec_options=binding.options)
+        body = b"".join((bytes((_VERSION, flags)), expiry, binding.hints, document))
         token = urlsafe_b64encode(body + _sign(keys, body, binding)).rstrip(b"=").decode("ascii")
         if len(token) > MAX_LENGTH:
             raise ConfigurationError(
@@ -210,7 +238,7 @@ class CursorCodec:
             return "version"
         at = 6 if body[1] & _EXPIRES else 2
         given = body[at : at + _HINTS]
-        expected = [_hints(keys, binding.parts) for keys in self._keys]
+        expected = [b"".join([_hint(keys, part) for part in binding.parts]) for keys in self._keys]
         if any(given == whole for whole in expected):
             return "signature"
         for whole in expected:
@@ -276,8 +304,8 @@ def _sign(keys: _Keys, body: bytes, binding: Binding) -> bytes:
     return hmac.digest(keys.sign, binding.digest + body, "sha256")[:_MAC]
 
 
-def _hints(keys: _Keys, parts: tuple[bytes, ...]) -> bytes:
-    return b"".join([hashlib.blake2b(part, digest_size=2, key=keys.hint).digest() for part in parts])
+def _hint(keys: _Keys, part: bytes) -> bytes:
+    return hashlib.blake2b(part, digest_size=2, key=keys.hint).digest()
 
 
 def _unpack(token: Any) -> bytes:

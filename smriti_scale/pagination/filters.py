@@ -28,7 +28,7 @@ class Bound:
     strict: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every page
 class FilterReading:
     """What a filter says about each field.
 

@@ -125,20 +125,24 @@ def page_bounds(
         anchor: the sort values of the row that was seen last; None for the first page.
         backward: read against the list's order.
     """
-    lower = _open_end(path, fixed, reading, at_start=True)
-    upper = _open_end(path, fixed, reading, at_start=False)
     if anchor is None:
-        return Bounds(lower, upper)
-    here = {**{name: fixed[name] for name in path.prefix}, **{name: anchor[name] for name, _ in path.ordered}}
+        return Bounds(_open_end(path, fixed, reading, at_start=True), _open_end(path, fixed, reading, at_start=False))
+    here = {name: fixed[name] for name in path.prefix}
+    for name, _ in path.ordered:
+        here[name] = anchor[name]
     trailing = path.keys[len(here) :]
-    if backward != path.reverse:  # towards the index's start: `max` is exclusive, which is what is wanted
-        return Bounds(lower, here | {name: _extreme(direction, at_start=True) for name, direction in trailing})
-    last = path.keys[len(here) - 1]
-    beyond = _neighbour(here["_id"], last[1]) if last[0] == "_id" else None
-    if beyond is not None:
-        here["_id"] = beyond
-    here |= {name: _extreme(direction, at_start=True) for name, direction in trailing}
+    beyond = None
+    onward = backward == path.reverse
+    if onward and path.ordered[-1][0] == "_id":
+        beyond = _neighbour(here["_id"], path.keys[len(here) - 1][1])
+        if beyond is not None:
+            here["_id"] = beyond
+    for name, direction in trailing:
+        here[name] = _extreme(direction, at_start=True)
+    if not onward:  # towards the index's start: `max` is exclusive, which is what is wanted
+        return Bounds(_open_end(path, fixed, reading, at_start=True), here)
     # `min` is inclusive: without a next id to begin at, the anchor itself is in range and is dropped by its id.
+    upper = _open_end(path, fixed, reading, at_start=False)
     return Bounds(here, upper, without=anchor["_id"], drops=beyond is None)
 
 

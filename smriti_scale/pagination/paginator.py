@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 from bson.codec_options import CodecOptions
 from pymongo.errors import OperationFailure
@@ -21,12 +20,10 @@ from smriti_scale.pagination.page import Page
 from smriti_scale.pagination.plan import ListPlan, index_for
 from smriti_scale.pagination.planner import CONTRADICTION, STALE_PLAN, Collection, Planner, collation_document
 from smriti_scale.pagination.projection import Projected, Projection, projected
-from smriti_scale.pagination.reading import PageRequest, read_rows
+from smriti_scale.pagination.reading import Document, PageRequest, read_rows
 from smriti_scale.pagination.relevance import best_keys, load, relevance_keys
 from smriti_scale.pagination.stages import Pipeline, dress, split
-
-Document = dict[str, Any]
-Total = Literal["none", "estimated", "exact"]
+from smriti_scale.pagination.totals import Total, Totals
 
 
 class CursorPaginator:
@@ -70,10 +67,6 @@ class CursorPaginator:
             raise ConfigurationError(
                 f"default_limit={default_limit}, max_limit={max_limit}: 1 <= default_limit <= max_limit is needed"
             )
-        if total not in ("none", "estimated", "exact"):
-            raise ConfigurationError(f"total={total!r} must be 'none', 'estimated' or 'exact'")
-        if max_total is not None and max_total < 1:
-            raise ConfigurationError(f"max_total={max_total} must be at least 1, or None")
         if not 1 <= max_merge <= 200:  # the server itself stops merging at 200 ranges
             raise ConfigurationError(f"max_merge={max_merge} must be from 1 to 200")
         self.sort = SortSpec.of(sort)
@@ -81,10 +74,10 @@ class CursorPaginator:
         self.default_limit = default_limit
         self.max_limit = max_limit
         self._collation = collation_document(collation)
-        self._total: Total = total
-        self._max_total = max_total
+        self._totals = Totals(total, max_total)
         self._max_merge = max_merge
         self._events = events
+        self._whole = Projected(None, self.sort.fields)
         self._planner = Planner(self.sort, index=index, collation=self._collation, clock=clock)
 
     async def paginate(
@@ -119,7 +112,9 @@ class CursorPaginator:
         """
         chosen = filter if filter is not None else {}
         request, binding = self._request(collection, chosen, limit, cursor, skip, scope, projection, session)
-        return await self._with_total(request, self._index_page(request, binding))
+        if self._totals.mode == "none":
+            return self._page(await self._rows(request), request, request.shown, binding)
+        return await self._totals.beside(request, self._index_page(request, binding))
 
     async def paginate_aggregate(
         self,
@@ -145,7 +140,7 @@ class CursorPaginator:
         """
         chosen, stages = split(pipeline)
         request, binding = self._request(collection, chosen, limit, cursor, skip, scope, {"_id": 1}, session)
-        page = await self._with_total(request, self._index_page(request, binding))
+        page = await self._totals.beside(request, self._index_page(request, binding))
         ids = [row["_id"] for row in page.items]
         if not ids:
             return page
@@ -189,7 +184,7 @@ class CursorPaginator:
             raise ConfigurationError(f"window={window} must be at least 1")
         keys = relevance_keys(self.sort.keys)
         request, binding = self._request(collection, filter, limit, cursor, skip, scope, projection, session, keys=keys)
-        return await self._with_total(request, self._relevance_page(request, binding, window, score_field))
+        return await self._totals.beside(request, self._relevance_page(request, binding, window, score_field))
 
     async def pages(
         self,
@@ -239,9 +234,45 @@ class CursorPaginator:
         *,
         scope: str | None = None,
     ) -> str:
-        """The cursor of the page that begins after a row of this list; the row must hold its sort fields."""
+        """The cursor of the page that begins after a row of this list.
+
+        Args:
+            item: the row, with its `_id` and sort fields; one that is absent counts as missing from the row.
+
+        Raises:
+            ConfigurationError: the row has no `_id`, or an array in a sort field.
+        """
+        if "_id" not in item:
+            raise ConfigurationError(
+                "cursor_after needs the row with its _id and sort fields: do not project them away"
+            )
         binding = self._bind(collection, filter if filter is not None else {}, scope, self.sort.keys)
-        return self.codec.encode(Position(Projected(None, self.sort.fields).anchor(item)), binding)
+        return self.codec.encode(Position(self._whole.anchor(item)), binding)
+
+    def rescoped(
+        self,
+        cursor: str,
+        collection: Collection,
+        filter: Mapping[str, Any] | None = None,
+        *,
+        scope: str | None,
+        to: str | None,
+    ) -> str:
+        """The same cursor for another scope: so that one cached page can serve many readers, each with cursors of
+        their own.
+
+        Args:
+            cursor: of this list, for `scope`.
+            collection, filter: the list.
+            scope: whom the cursor is for now.
+            to: whom it shall be for.
+
+        Raises:
+            InvalidCursor: it is no cursor of this list and scope.
+        """
+        chosen, keys = filter if filter is not None else {}, self.sort.keys
+        position = self._decoded(cursor, self._bind(collection, chosen, scope, keys), len(keys))
+        return self.codec.encode(position, self._bind(collection, chosen, to, keys))
 
     async def check(
         self,
@@ -278,7 +309,7 @@ class CursorPaginator:
             limit = self.default_limit
         elif not 1 <= limit <= self.max_limit:
             raise ConfigurationError(f"limit={limit} must be from 1 to {self.max_limit}")
-        if skip < 0 or (skip and cursor is not None):
+        if not 0 <= skip < 1 << 63 or (skip and cursor is not None):
             raise ConfigurationError(f"skip={skip} must be 0 or more, and 0 together with a cursor")
         binding = self._bind(collection, filter, scope, keys or self.sort.keys)
         request = PageRequest(
@@ -286,7 +317,7 @@ class CursorPaginator:
             filter=filter,
             reading=self._read(filter, text=keys is not None),
             sort=self.sort,
-            shown=projected(projection, self.sort.fields),
+            shown=self._whole if projection is None else projected(projection, self.sort.fields),
             position=self._position(cursor, binding, len(keys or self.sort.keys)),
             limit=limit + 1,
             skip=skip,
@@ -317,8 +348,9 @@ class CursorPaginator:
         return self.codec.bind(sort=keys, filter=filter, scope=scope, collection=collection.name, options=options)
 
     def _position(self, cursor: str | None, binding: Binding, length: int) -> Position | None:
-        if cursor is None:
-            return None
+        return None if cursor is None else self._decoded(cursor, binding, length)
+
+    def _decoded(self, cursor: str, binding: Binding, length: int) -> Position:
         try:
             position = self.codec.decode(cursor, binding)
             if len(position.values) != length:
@@ -349,16 +381,6 @@ class CursorPaginator:
         )
         return page.with_items(items)
 
-    async def _with_total(self, request: PageRequest, reading: Coroutine[Any, Any, Page[Document]]) -> Page[Document]:
-        if self._total == "none":
-            return await reading
-        if "session" in request.options:  # a session carries one operation at a time
-            page = await reading
-            total, exact = await self._count(request)
-        else:
-            page, (total, exact) = await asyncio.gather(reading, self._count(request))
-        return page.model_copy(update={"total": total, "total_is_exact": exact})
-
     async def _rows(self, request: PageRequest) -> list[Document]:
         if request.reading.impossible:
             return []
@@ -388,12 +410,3 @@ class CursorPaginator:
             codec=self.codec,
             binding=binding,
         )
-
-    async def _count(self, request: PageRequest) -> tuple[int, bool]:
-        collection: Any = request.collection
-        if self._total == "estimated" and not request.filter:
-            return await collection.estimated_document_count(), False
-        if self._max_total is None:
-            return await collection.count_documents(request.filter, **request.options), True
-        counted = await collection.count_documents(request.filter, limit=self._max_total + 1, **request.options)
-        return min(counted, self._max_total), counted <= self._max_total

@@ -102,7 +102,13 @@ class Planner:
             return None
         found, refused = candidates(indexes, self._sort, reading, filter, only=self._index, collation=self._collation)
         for candidate in found:
-            method = await self._try(collection, filter, reading, candidate)
+            try:
+                method = await self._try(collection, filter, reading, candidate)
+            except OperationFailure as failure:
+                if failure.code not in STALE_PLAN:
+                    raise
+                refused[candidate.path.name] = "the server does not use it: it is being built or dropped"
+                continue
             if method is None:
                 refused[candidate.path.name] = _ARRAYS
                 continue

@@ -68,10 +68,9 @@ class Projected:
                 self.anchor(row)
             return
         for name in self.fields:
-            if name != "_id":
+            if name != "_id" and list in map(type, [row.get(name) for row in rows]):
                 for row in rows:
-                    if isinstance(row.get(name), list):
-                        self.anchor(row)
+                    self.anchor(row)
 
     @property
     def changes(self) -> bool:

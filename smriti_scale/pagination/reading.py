@@ -17,7 +17,7 @@ from smriti_scale.pagination.projection import Projected
 Document = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every page
 class PageRequest:
     """One page, as asked for.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
+from smriti_scale.testing.query_guard import pytest_collection_finish, query_guard  # noqa: F401 - for pytest to find
 from smriti_scale.testing.shared_servers import OwnServers, ServersOfController, ServerSource
 
 try:

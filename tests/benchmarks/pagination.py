@@ -137,7 +137,7 @@ async def _depth_table(
     table.add_column("deepest ÷ first", justify="right")
     works = {(name, depth): method(depth, anchors[depth]) for name, method in methods.items() for depth in depths}
     keys = {place: await _keys_examined(db, work) for place, work in works.items()}
-    times = await _medians(works)
+    times = await _timed(works)
     for name in methods:
         ratio = times[name, depths[-1]] / times[name, depths[0]]
         mark = "" if not name.startswith("smriti_scale") else " ✓" if ratio <= 1.1 else " ✗ 1.1"
@@ -146,8 +146,8 @@ async def _depth_table(
     console.print(table)
 
 
-async def _medians(works: Mapping[Any, Work], budget: float = 25.0) -> dict[Any, float]:
-    """Median seconds of each piece of work, run in turn, so that the machine's load falls on all alike."""
+async def _timed(works: Mapping[Any, Work], budget: float = 25.0) -> dict[Any, float]:
+    """Seconds of each piece of work, in turn and in shuffled order, so that the machine's load falls on all alike."""
     spent: dict[Any, list[float]] = {place: [] for place in works}
 
     async def run(place: Any) -> float:
@@ -157,18 +157,24 @@ async def _medians(works: Mapping[Any, Work], budget: float = 25.0) -> dict[Any,
         return spent[place][-1]
 
     slow = [place for place in works if await run(place) > 0.02]
+    quick = [place for place in works if place not in slow]
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("measuring", total=budget)
         started = time.perf_counter()
         while (elapsed := time.perf_counter() - started) < budget:
             progress.update(task, completed=elapsed)
-            for place in works:
-                if place not in slow:
-                    await run(place)
+            random.shuffle(quick)
+            for place in quick:
+                await run(place)
         for place in slow:
             for _ in range(4):
                 await run(place)
-    return {place: statistics.median(each) for place, each in spent.items()}
+    return {place: _undisturbed(each) for place, each in spent.items()}
+
+
+def _undisturbed(times: Sequence[float]) -> float:
+    """The fastest tenth: other load on the machine only ever adds."""
+    return statistics.quantiles(times, n=10)[0]
 
 
 async def _keys_examined(db: Any, work: Work) -> int:
@@ -280,12 +286,12 @@ async def _overhead(db: Any, motor: Any) -> None:
                 for _ in range(25):
                     await work()
                 processor[work].append((time.process_time() - before) / 25)
-        over = 1e6 * (statistics.median(wall[ours]) - statistics.median(wall[bare]))
-        over_cpu = 1e6 * (statistics.median(processor[ours]) - statistics.median(processor[bare]))
+        over = 1e6 * (_undisturbed(wall[ours]) - _undisturbed(wall[bare]))
+        over_cpu = 1e6 * (_undisturbed(processor[ours]) - _undisturbed(processor[bare]))
         table.add_row(
             name,
-            f"{1e6 * statistics.median(wall[bare]):,.0f}",
-            f"{1e6 * statistics.median(wall[ours]):,.0f}",
+            f"{1e6 * _undisturbed(wall[bare]):,.0f}",
+            f"{1e6 * _undisturbed(wall[ours]):,.0f}",
             f"{over:,.0f} {'✓' if over <= 100 else '✗ 100'}",
             f"{over_cpu:,.0f}",
         )

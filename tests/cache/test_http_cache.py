@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from smriti_scale.cache import Cache, HTTPCacheMiddleware, http_cache
@@ -392,6 +393,36 @@ async def test_a_header_that_the_answer_varies_by_becomes_part_of_the_key(site: 
     assert len(site.calls) == 4, "one more than variants: the first answer taught that X-Device counts"
 
 
+async def test_an_answer_made_without_an_origin_is_not_given_to_a_page_of_another(site: Site) -> None:
+    # Inside of the cache, as when it is added first.
+    inner = FastAPI()
+    inner.add_middleware(CORSMiddleware, allow_origins=["https://app.example"])
+
+    @inner.get("/")
+    @http_cache(max_age=60)
+    async def home() -> str:
+        return "x"
+
+    app = HTTPCacheMiddleware(inner, site.cache)
+    for _ in range(2):
+        assert "access-control-allow-origin" not in (await ask(app)).headers
+        answer = await ask(app, headers={"origin": "https://app.example"})
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+        assert "access-control-allow-origin" not in (await ask(app, headers={"origin": "https://evil.example"})).headers
+
+
+async def test_static_files_are_not_copied_into_the_cache(site: Site) -> None:
+    @site.api.get("/app.css")
+    async def css(response: Response) -> str:
+        site.calls.append("css")
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        return "x"
+
+    for _ in range(3):
+        await site.ask("/app.css")
+    assert len(site.calls) == 3
+
+
 async def test_vary_star_is_never_kept(site: Site) -> None:
     @site.get("/", max_age=60)
     async def home(response: Response) -> str:
@@ -651,6 +682,40 @@ async def test_a_plain_asgi_application_is_kept_by_what_it_says(clock: ManualClo
         for _ in range(4):
             assert (await ask(wrapped)).body == b"x"
     assert calls == 2
+
+
+async def test_wrapped_around_an_application_it_knows_the_routes_too(clock: ManualClock) -> None:
+    api = FastAPI()
+    calls: list[str] = []
+
+    @api.get("/posts/{post_id}")
+    @http_cache(max_age=60, tags=["post:{post_id}"])
+    async def post(post_id: str) -> str:
+        calls.append(post_id)
+        return LARGE
+
+    async with Cache(namespace="wrapped", clock=clock) as cache:
+        app = HTTPCacheMiddleware(CompressionMiddleware(api), cache)
+        for _ in range(2):
+            answer = await ask(app, "/posts/1", headers={"accept-encoding": "br"})
+        await cache.invalidate_tags("post:1")
+        await ask(app, "/posts/1", headers={"accept-encoding": "br"})
+    assert answer.headers["content-encoding"] == "br"
+    assert calls == ["1", "1"]
+
+
+async def test_tags_that_lack_their_parameter_keep_an_answer_from_being_kept(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    @site.get("/", max_age=60, tags=["user:{user_id}"])
+    async def home() -> str:
+        site.calls.append("home")
+        return "x"
+
+    for _ in range(2):
+        await site.ask("/")
+    assert len(site.calls) == 2
+    assert "path lacks" in caplog.text
 
 
 async def test_without_a_cache_headers_and_conditions_work_and_nothing_is_kept() -> None:

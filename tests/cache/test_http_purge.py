@@ -99,6 +99,20 @@ async def test_tags_of_one_moment_go_in_one_request_and_each_once(cache: Cache) 
     assert [json.loads(request.content)["surrogate_keys"] for request in cdn.asked] == [["a", "b"], ["a"]]
 
 
+async def test_a_key_can_be_purged_once_more_for_answers_begun_before_the_write(cache: Cache) -> None:
+    cdn = CDN()
+    async with CDNPurge(cache, FastlyPurger("s", "t"), client=cdn.client, gather=0.001, again_after=0.02) as purge:
+        await cache.invalidate_tags("x")
+        await _settled(purge)
+        assert len(cdn.asked) == 1
+        await asyncio.sleep(0.1)
+        await purge.drain()
+        assert len(cdn.asked) == 2
+        await cache.invalidate_tags("y")
+        await _settled(purge)
+    assert [json.loads(request.content)["surrogate_keys"] for request in cdn.asked] == [["x"], ["x"], ["y"], ["y"]]
+
+
 @pytest.mark.parametrize("trouble", ["status", "refused"])
 async def test_a_purge_is_tried_again_and_a_proxy_that_did_it_is_left_alone(
     cache: Cache, trouble: str, monkeypatch: pytest.MonkeyPatch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from fastapi import FastAPI, Header, Request
@@ -13,6 +13,7 @@ from starlette.responses import FileResponse
 
 from smriti_scale.cache import Cache, HTTPCacheMiddleware, http_cache
 from smriti_scale.compression import CompressionMiddleware
+from smriti_scale.testing import FaultProxy
 from tests.http_asgi import Answer, ask
 
 TEXT = "a line of text\n" * 300
@@ -172,3 +173,22 @@ async def test_no_header_gets_an_error_or_another_body(fuzzed: FastAPI, draw: tu
 @given(draw=_draws)
 async def test_no_header_gets_an_error_or_another_body_in_bulk(fuzzed: FastAPI, draw: tuple[str | None, ...]) -> None:
     await _check(fuzzed, draw)
+
+
+async def test_a_redis_that_accepts_and_never_answers_holds_up_no_answer(
+    redis_url: str, redis_prefix: str, fault_proxy: Callable[[str], Awaitable[FaultProxy]]
+) -> None:
+    proxy = await fault_proxy(redis_url)
+    store = {"a": 1}
+    calls: list[str] = []
+    async with Cache(proxy.uri, namespace=redis_prefix) as cache:
+        app = site(cache, calls, store)
+        etag = (await ask(app, "/docs/a")).headers["etag"]
+        await proxy.swallow()
+        async with asyncio.timeout(20):
+            for turn in range(50):
+                assert (await ask(app, "/docs/a", headers={"if-none-match": etag})).status == 304
+                assert b'"version":0' in (await ask(app, f"/docs/b?{turn}")).body
+            store["a"] = 2
+            await cache.invalidate_tags("doc:a")
+            assert b'"version":2' in (await ask(app, "/docs/a", headers={"if-none-match": etag})).body

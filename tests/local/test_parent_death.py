@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -58,11 +60,37 @@ async def test_mongod_ends_with_a_killed_program_too_and_its_data_stays(tmp_path
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
-async def test_a_server_whose_guardian_is_killed_dies_at_once() -> None:
+async def test_a_server_whose_guardian_is_killed_dies_at_once_and_its_folder_goes_at_the_next_start() -> None:
     async with holder("redis") as held:
         for pid in held.guardians:
             os.kill(pid, signal.SIGKILL)
         assert await all_gone(held.servers)
+    async with LocalRedis(use_environment=False):
+        assert not held.folder.exists()
+
+
+async def test_an_orphan_in_a_temporary_folder_is_ended_at_the_next_start() -> None:
+    async with holder("redis") as held:
+        for pid in held.guardians:
+            os.kill(pid, signal.SIGSTOP)
+    async with LocalRedis(use_environment=False) as server:
+        assert await all_gone(held.servers + held.guardians)
+        assert not held.folder.exists()
+        assert server.data_dir is not None
+        assert server.data_dir.exists()
+
+
+def test_a_folder_in_use_or_just_made_is_not_swept() -> None:
+    in_use = DataFolder(None)
+    just_made = Path(tempfile.mkdtemp(prefix="smriti-scale-"))
+    (just_made / "owner.lock").touch()
+    try:
+        DataFolder(None).release()
+        assert in_use.path.exists()
+        assert just_made.exists()
+    finally:
+        in_use.release()
+        shutil.rmtree(just_made)
 
 
 async def test_what_outlives_its_program_is_ended_at_the_next_start(tmp_path: Path) -> None:

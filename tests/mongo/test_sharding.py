@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from bson import MaxKey, MinKey, ObjectId
-from mockupdb import MockupDB  # type: ignore[import-untyped]  # it has no types
+from mockupdb import MockupDB
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient
 

@@ -18,6 +18,7 @@ from pymongo.monitoring import CommandListener, CommandStartedEvent
 from pymongo.server_api import ServerApi
 
 from smriti_scale.errors import ConfigurationError
+from smriti_scale.mongo import Index, Indexes
 from smriti_scale.pagination import CursorPaginator
 from smriti_scale.testing import ManualClock
 
@@ -358,6 +359,36 @@ async def test_the_index_that_check_asks_for_serves_the_list(db: Any) -> None:
         assert plan is not None
         assert plan.exact
         await rows.drop_index("wanted")
+
+
+async def test_an_index_that_the_server_does_not_use_yet_is_passed_over(
+    db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`listIndexes` shows an index while it is being built; hinting it is an error."""
+    from smriti_scale.pagination import planner
+
+    rows = await _rows(db)
+    await rows.create_index(BY_T, name="ready")
+    listed = planner._list_indexes
+
+    async def with_another(collection: Any) -> list[dict[str, Any]]:
+        return [{"name": "building", "key": dict([("u", 1), *BY_T])}, *await listed(collection)]
+
+    monkeypatch.setattr(planner, "_list_indexes", with_another)
+    plan = await CursorPaginator(BY_T, SECRET).check(rows, {"u": 1})
+    assert plan is not None
+    assert plan.index == "ready"
+    with pytest.raises(ConfigurationError, match="building: the server does not use it"):
+        await CursorPaginator(BY_T, SECRET, index="building").check(rows, {"u": 1})
+
+
+async def test_a_declared_index_is_the_one_a_list_asks_for(motor_db: Any) -> None:
+    paginator = CursorPaginator(BY_T, SECRET)
+    indexes = Indexes({"rows": [Index(*paginator.index_for({"u": ...}))]})
+    await (await indexes.plan(motor_db)).apply()
+    plan = await paginator.check(motor_db.rows, {"u": 1})
+    assert plan is not None
+    assert plan.exact
 
 
 async def test_sessions_transactions_and_read_preferences_pass_through(db: Any, mongo_uri: str) -> None:

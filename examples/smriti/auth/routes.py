@@ -104,7 +104,7 @@ def auth_routes(
         }
 
     @router.post("/signup", status_code=201, response_model=Success[Account], responses={409: {"model": Failure}})
-    @limiter.limit(settings.signup_limit, key_func=client)
+    @limiter.limit(settings.signup_limit, key_func=client, strategy="moving-window")
     async def sign_up(request: Request, body: SignUp) -> Response:
         user = await accounts.sign_up(
             body.username, body.password, email=body.email, phone=body.phone, display_name=body.display_name
@@ -112,7 +112,7 @@ def auth_routes(
         return success("Welcome to Smriti", account(user), status=201)
 
     @router.post("/login", response_model=Success[Account], responses={401: {"model": Failure}})
-    @limiter.limit(settings.login_limit, key_func=client)
+    @limiter.limit(settings.login_limit, key_func=client, strategy="moving-window")
     async def log_in(request: Request, body: Login) -> Response:
         identifier, kind = body.identifier
         user = await accounts.sign_in(identifier, body.password, kind=kind)

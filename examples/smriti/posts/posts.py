@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bson import ObjectId
@@ -19,6 +20,19 @@ from smriti_scale.mongo import MongoClients
 from smriti_scale.pagination import CursorPaginator
 
 PUBLIC: dict[str, Any] = {"visibility": {"$in": ["public", None]}}  # None: posts from before there was a choice
+
+
+@dataclass(frozen=True, slots=True)
+class FeedPage:
+    """A page of the feed, for everybody.
+
+    Args:
+        body: the members `count` and `posts` of a JSON object.
+        next_cursor: of the page after it, for no reader in particular.
+    """
+
+    body: bytes
+    next_cursor: str | None
 
 
 class Posts:
@@ -46,21 +60,39 @@ class Posts:
         self._cache = cache
         self._paginator = paginator
 
-        @cache.cached(ttl=30, key="feed:{user_id}:{skip}:{limit}:{cursor}", tags=["posts"])
-        async def feed(user_id: str, *, skip: int, limit: int, cursor: str | None) -> bytes:
-            found, next_cursor = await page_of(
-                paginator, mongo.read.posts, PUBLIC, skip=skip, limit=limit, cursor=cursor, scope=user_id
-            )
-            posts = [post_view(document) for document in found]
-            return json_bytes({"count": len(posts), "posts": posts, "next_cursor": next_cursor})
+        # One page for all readers: the cursor inside is nobody's, and is made each reader's own when it is served.
+        @cache.cached(ttl=30, key="feed:{skip}:{limit}:{cursor}", tags=["posts"], stale=30)
+        async def feed_page(*, skip: int, limit: int, cursor: str | None) -> FeedPage:
+            page = await paginator.paginate(mongo.read.posts, PUBLIC, skip=skip, limit=limit, cursor=cursor)
+            posts = json_bytes([post_view(document) for document in page.items])
+            return FeedPage(b'"count":%d,"posts":%b' % (len(page.items), posts), page.next_cursor)
 
         @cache.cached(ttl=60, key="post_count:{user_id}:{own}", tags=["posts_of:{user_id}"])
         async def count_of(user_id: str, *, own: bool) -> int:
             count: int = await mongo.read.posts.count_documents(_by(user_id, own=own))
             return count
 
-        self.feed = feed
+        self._feed_page = feed_page
         self.count_of = count_of
+
+    async def feed(self, reader: User, *, skip: int, limit: int, cursor: str | None) -> bytes:
+        """A page of the public feed, as JSON.
+
+        Raises:
+            ApiError: 400 when both `skip` and `cursor` are given.
+            InvalidCursor: the cursor was altered, or belongs to another list or reader.
+        """
+        posts = self._mongo.read.posts
+        if cursor is not None:
+            if skip:
+                raise ApiError(400, "cursor and skip exclude each other")
+            cursor = self._paginator.rescoped(cursor, posts, PUBLIC, scope=reader.id, to=None)
+        page = await self._feed_page(skip=skip, limit=limit, cursor=cursor)
+        following = page.next_cursor
+        if following is None:
+            return b'{%b,"next_cursor":null}' % page.body
+        following = self._paginator.rescoped(following, posts, PUBLIC, scope=None, to=reader.id)
+        return b'{%b,"next_cursor":"%b"}' % (page.body, following.encode())
 
     async def create(self, author: User, draft: Draft) -> dict[str, Any]:
         """Store a post; its author's next read of any list shows it.

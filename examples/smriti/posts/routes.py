@@ -60,7 +60,7 @@ def post_routes(
     @router.get("/", response_model=Success[Feed])
     @router.get("", include_in_schema=False)
     async def feed(user: Me, skip: Skip = 0, limit: Limit = 50, cursor: Cursor = None) -> Response:
-        return success_bytes("The feed", await posts.feed(user.id, skip=skip, limit=limit, cursor=cursor))
+        return success_bytes("The feed", await posts.feed(user, skip=skip, limit=limit, cursor=cursor))
 
     @router.get("/search")
     async def search(

@@ -32,11 +32,12 @@ function onSubmit(id, work) {
   $(id).addEventListener("submit", async (event) => {
     event.preventDefault();
     const form = event.currentTarget;
+    const filled = new FormData(form, event.submitter); // before the button is disabled: then it would say nothing
     const buttons = [...form.querySelectorAll("button")];
     buttons.forEach((button) => { button.disabled = true; });
     try {
       say("");
-      await work(new FormData(form, event.submitter), form);
+      await work(filled, form);
     } catch (error) {
       say(error.message, true);
     } finally {

@@ -4,14 +4,8 @@ from smriti_scale.cache.http.conditions import EntityTag, body_etag, http_date, 
 from smriti_scale.cache.http.middleware import HTTPCacheMiddleware, add_tags
 from smriti_scale.cache.http.policy import CachePolicy, http_cache, surrogate_key
 from smriti_scale.cache.http.preconditions import PreconditionFailed, PreconditionRequired, check_preconditions
-from smriti_scale.cache.http.purge import (
-    CDNPurge,
-    CloudflarePurger,
-    FastlyPurger,
-    HTTPPurger,
-    Purger,
-    PurgeRequest,
-)
+from smriti_scale.cache.http.purge import CDNPurge
+from smriti_scale.cache.http.purgers import CloudflarePurger, FastlyPurger, HTTPPurger, Purger, PurgeRequest
 
 __all__ = [
     "CDNPurge",

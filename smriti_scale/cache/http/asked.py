@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from starlette.types import Scope
 
@@ -68,6 +69,11 @@ def canonical_encoding(accept_encoding: str | None) -> str:
     """
     if not accept_encoding:
         return ""
+    # Browsers send a handful of values; a hostile one must not fill memory with what it sends.
+    return (_canonical if len(accept_encoding) > 256 else _remembered)(accept_encoding)
+
+
+def _canonical(accept_encoding: str) -> str:
     weights: dict[str, float] = {}
     for entry in accept_encoding.lower().split(","):
         coding, _, parameters = entry.partition(";")
@@ -77,6 +83,9 @@ def canonical_encoding(accept_encoding: str | None) -> str:
         weights[coding] = min(_weight(parameters), weights.get(coding, 1.0))
     ranks = {weight: rank for rank, weight in enumerate(sorted({0.0, *weights.values()}))}
     return ",".join(f"{coding}{ranks[weight]}" for coding, weight in sorted(weights.items()))
+
+
+_remembered = lru_cache(maxsize=512)(_canonical)
 
 
 def _weight(parameters: str) -> float:

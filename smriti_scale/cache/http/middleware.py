@@ -7,8 +7,8 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
+from typing import Any
 
-from cachetools import LRUCache
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,9 +17,10 @@ from smriti_scale.cache.function import CachedFunction
 from smriti_scale.cache.http.asked import Asked, address_tag, read_request, response_key
 from smriti_scale.cache.http.capture import Capture, ServerFailed
 from smriti_scale.cache.http.conditions import body_etag, is_not_modified
+from smriti_scale.cache.http.learned import Learned, says_public
 from smriti_scale.cache.http.outgoing import Outgoing, apply_policy, may_keep
 from smriti_scale.cache.http.passing import Passing
-from smriti_scale.cache.http.policy import CachePolicy, parse_cache_control, policy_of, seconds_of
+from smriti_scale.cache.http.policy import CachePolicy, policy_of
 from smriti_scale.cache.http.stored import (
     ResponseCodec,
     StoredResponse,
@@ -35,7 +36,6 @@ from smriti_scale.routing import resolve_route
 _log = logging.getLogger("smriti_scale.cache.http")
 
 _TAGS = "smriti_scale.cache_tags"
-_MOST_VARY_FIELDS = 8
 
 IdentityOf = Callable[[HTTPConnection], Awaitable[str | None] | str | None]
 """Verifies who asks and returns who it is, or None. It must not believe what it has not verified."""
@@ -114,11 +114,14 @@ class HTTPCacheMiddleware:
         self._tag_headers = tuple(tag_headers)
         self._status_header = status_header
         self._events = events if events is not None else Events()
+        self._routed = _routed_app(app)
         self._functions: dict[CachePolicy, CachedFunction[[str, Capture], StoredResponse]] = {}
-        self._learned: LRUCache[object, CachePolicy] = LRUCache(10_000)
-        self._learned_vary: LRUCache[object, tuple[str, ...]] = LRUCache(10_000)
+        self._learned = Learned()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._routed is not None:
+            # Wrapped around an application, in place of added to it: routes are looked up before it is called.
+            scope.setdefault("app", self._routed)
         if scope["type"] != "http":
             await self.app(scope, receive, send)
         elif scope["method"] in ("GET", "HEAD"):
@@ -132,7 +135,7 @@ class HTTPCacheMiddleware:
         route = resolve_route(scope)
         place: object = route.endpoint if route.endpoint is not None else scope["path"]
         marked = policy_of(route.endpoint)
-        policy = marked or self._learned.get(place)
+        policy = marked or self._learned.policy(place)
         asked = read_request(scope)
         authenticated = current_identity.get() is not None or asked.is_authenticated(self._session_cookies)
         request = _Request(scope, asked, place, policy, marked, authenticated, route.template)
@@ -162,8 +165,10 @@ class HTTPCacheMiddleware:
     async def _read_kept(self, request: _Request, receive: Receive, send: Send) -> None:
         assert self._cache is not None and request.policy is not None  # noqa: S101, PT018 - for the type checker
         function = self._function(request.policy)
-        vary = (*request.policy.vary, *self._learned_vary.get(request.place, ()))
-        fields = sorted({name.lower() for name in vary} - {"accept-encoding"})
+        vary = (*request.policy.vary, *self._learned.vary(request.place))
+        # Origin always: a CORS middleware further in says nothing of it to those who sent none, and whoever sends one
+        # would get their answer, which their browser then keeps from them.
+        fields = sorted({"origin", *(name.lower() for name in vary)} - {"accept-encoding"})
         key = response_key(request.scope, request.asked, vary=fields, identity=request.identity)
         capture = Capture(
             self.app,
@@ -274,7 +279,7 @@ class HTTPCacheMiddleware:
             tag_headers=self._tag_headers,
         )
         if request.marked is None and outgoing.ttl > 0:
-            self._learn(request, outgoing)
+            self._learned.policy_from(request.place, outgoing)
         if tags is None and outgoing.ttl > 0:
             # Kept without it, the answer could not be invalidated.
             _log.error("an answer of %s is not kept: its tags name parameters its path lacks", request.template)
@@ -291,16 +296,6 @@ class HTTPCacheMiddleware:
         common = () if self._cache is None else (self._cache.name, address_tag(routed, request.asked))
         return tuple(dict.fromkeys((*common, *marked, *own)))
 
-    def _learn(self, request: _Request, outgoing: Outgoing) -> None:
-        """An endpoint that says `public` by itself is kept from its next answer on."""
-        own = ",".join(value.decode("latin-1") for name, value in outgoing.headers if name == b"cache-control")
-        directives = parse_cache_control(own)
-        if "public" in directives and request.place not in self._learned:
-            self._learned[request.place] = CachePolicy(
-                stale_while_revalidate=seconds_of(directives, "stale-while-revalidate") or 0,
-                stale_if_error=seconds_of(directives, "stale-if-error") or 0,
-            )
-
     def _may_keep(self, request: _Request, outgoing: Outgoing, fields: Sequence[str]) -> bool:
         policy = request.policy
         if policy is None:
@@ -309,18 +304,10 @@ class HTTPCacheMiddleware:
         known = {"accept-encoding", "authorization", *fields}
         if policy.public or policy.per_identity or self._session_cookies is None:
             known.add("cookie")
-        missing = {field for field in outgoing.varies if field not in known}
-        if missing and "*" not in missing:
-            learned = {*self._learned_vary.get(request.place, ()), *missing}
-            if len(learned) <= _MOST_VARY_FIELDS:
-                # Only the response tells what it varies by; from the next request on the key has it.
-                self._learned_vary[request.place] = tuple(sorted(learned))
-        if request.marked is None and not outgoing.private and not self._says_public(outgoing):
+        self._learned.vary_from(request.place, [field for field in outgoing.varies if field not in known])
+        if request.marked is None and not says_public(outgoing):
             return False
         return may_keep(outgoing, request.asked, keyed_on=known.__contains__)
-
-    def _says_public(self, outgoing: Outgoing) -> bool:
-        return any(name == b"cache-control" and b"public" in value.lower() for name, value in outgoing.headers)
 
     def _finish(self, request: _Request, outgoing: Outgoing, body: bytes) -> StoredResponse:
         assert self._cache is not None  # noqa: S101 - for the type checker
@@ -358,7 +345,7 @@ class HTTPCacheMiddleware:
         read = {key: value for key, value in scope.items() if key != "smriti_scale.route"}
         route = resolve_route({**read, "method": "GET"})
         place: object = route.endpoint if route.endpoint is not None else scope["path"]
-        return policy_of(route.endpoint) is not None or place in self._learned
+        return policy_of(route.endpoint) is not None or self._learned.policy(place) is not None
 
 
 class _Request:
@@ -384,6 +371,13 @@ class _Request:
         self.authenticated = authenticated
         self.template = template
         self.identity: str | None = None
+
+
+def _routed_app(app: Any) -> Any:
+    """The Starlette application that this one is or wraps."""
+    while app is not None and not hasattr(app, "routes"):
+        app = getattr(app, "app", None)
+    return app if hasattr(app, "state") else None
 
 
 def add_tags(request: HTTPConnection, *tags: str) -> None:

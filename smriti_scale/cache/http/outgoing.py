@@ -13,7 +13,7 @@ Headers = list[tuple[bytes, bytes]]
 CACHEABLE_STATUS = frozenset({200, 203, 300, 301, 308})
 """Answers that are kept. Not 404 and 410: what is not there now may be there in a moment, with no tag to say so."""
 
-_GOVERNED_STATUS = CACHEABLE_STATUS | {304}
+_GOVERNED_STATUS = CACHEABLE_STATUS | {206, 304}
 _NEVER_SHARED = "private, no-store"
 
 

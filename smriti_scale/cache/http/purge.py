@@ -1,15 +1,16 @@
-"""Purging CDNs by tag: what Fastly, Cloudflare and anything that takes a PURGE request want to be asked."""
+"""`CDNPurge`: sends a cache's invalidations on to a CDN, in the background."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, Self
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Self
 
 from smriti_scale.cache.cache import Cache
 from smriti_scale.cache.http.policy import surrogate_key
+from smriti_scale.cache.http.purgers import Purger, PurgeRequest
 from smriti_scale.cache.journal import Invalidation
 from smriti_scale.errors import ConfigurationError, MissingExtraError
 from smriti_scale.events import CDNPurged, CDNPurgeFailed, Events
@@ -21,121 +22,6 @@ _log = logging.getLogger("smriti_scale.cache.http")
 
 _FIRST_PAUSE = 0.1
 """Half of what passes, in seconds and at most, before the second attempt."""
-
-
-class Purger(Protocol):
-    """Knows how one CDN is asked to forget what carries a tag."""
-
-    @property
-    def name(self) -> str:
-        """For events and logs."""
-
-    @property
-    def batch_size(self) -> int:
-        """The most tags that one request can name."""
-
-    def requests(self, keys: Sequence[str], /) -> Iterable[PurgeRequest]:
-        """The requests that purge these keys (at most `batch_size`)."""
-
-
-class PurgeRequest:
-    """One HTTP request of a purge. `headers` may hold a secret, so it shows in no representation."""
-
-    __slots__ = ("headers", "json", "method", "url")
-
-    def __init__(
-        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, json: object | None = None
-    ) -> None:
-        self.method = method
-        self.url = url
-        self.headers = dict(headers or {})
-        self.json = json
-
-    def __repr__(self) -> str:
-        return f"PurgeRequest({self.method} {self.url})"
-
-
-class FastlyPurger:
-    """Fastly's purge by surrogate key.
-
-    Args:
-        service_id: the service.
-        token: an API token with the scope `purge_select`.
-        soft: mark stale in place of removing, so that `stale-while-revalidate` still answers.
-        api: the API's address.
-    """
-
-    name = "fastly"
-    batch_size = 256
-
-    def __init__(self, service_id: str, token: str, *, soft: bool = True, api: str = "https://api.fastly.com") -> None:
-        self._url = f"{_address(api)}/service/{service_id}/purge"
-        self._headers = {"Fastly-Key": _secret("token", token), "Accept": "application/json"}
-        if soft:
-            self._headers["Fastly-Soft-Purge"] = "1"
-
-    def requests(self, keys: Sequence[str], /) -> Iterable[PurgeRequest]:
-        return [PurgeRequest("POST", self._url, headers=self._headers, json={"surrogate_keys": list(keys)})]
-
-
-class CloudflarePurger:
-    """Cloudflare's purge by cache tag.
-
-    Args:
-        zone_id: the zone.
-        token: an API token with the permission "Cache Purge".
-        api: the API's address.
-    """
-
-    name = "cloudflare"
-    batch_size = 30
-
-    def __init__(self, zone_id: str, token: str, *, api: str = "https://api.cloudflare.com/client/v4") -> None:
-        self._url = f"{_address(api)}/zones/{zone_id}/purge_cache"
-        self._headers = {"Authorization": f"Bearer {_secret('token', token)}"}
-
-    def requests(self, keys: Sequence[str], /) -> Iterable[PurgeRequest]:
-        return [PurgeRequest("POST", self._url, headers=self._headers, json={"tags": list(keys)})]
-
-
-class HTTPPurger:
-    """Varnish, or any proxy that purges on a request which names the keys in a header.
-
-    Args:
-        urls: one address for each proxy; all are asked.
-        method: `PURGE`, `BAN`, `POST`, …: what the proxy's configuration listens for.
-        header: the header with the keys, `xkey-purge` for Varnish's xkey.
-        separator: what stands between keys.
-        headers: further headers, say a shared secret.
-        batch_size: the most keys in one request; 1 where the proxy takes one.
-    """
-
-    name = "http"
-
-    def __init__(
-        self,
-        urls: Sequence[str],
-        *,
-        method: str = "PURGE",
-        header: str = "Surrogate-Key",
-        separator: str = " ",
-        headers: Mapping[str, str] | None = None,
-        batch_size: int = 64,
-    ) -> None:
-        if isinstance(urls, str) or not urls:
-            raise ConfigurationError(f"urls={urls!r} must be a list of addresses, one for each proxy")
-        if batch_size < 1:
-            raise ConfigurationError(f"batch_size={batch_size!r} must be at least 1")
-        self.batch_size = batch_size
-        self._urls = [_address(url) for url in urls]
-        self._method = method
-        self._header = header
-        self._separator = separator
-        self._headers = dict(headers or {})
-
-    def requests(self, keys: Sequence[str], /) -> Iterable[PurgeRequest]:
-        headers = {**self._headers, self._header: self._separator.join(keys)}
-        return [PurgeRequest(self._method, url, headers=headers) for url in self._urls]
 
 
 class CDNPurge:
@@ -156,6 +42,8 @@ class CDNPurge:
         gather: seconds in which tags are gathered into one request.
         timeout: seconds for each request.
         attempts: how often a request is tried; waits between them grow from 0.2 s, with jitter.
+        again_after: seconds after which each key is purged once more: an answer that the application began before the
+            write may reach the CDN after the first purge. As long as your slowest answer takes; None for once.
         max_queued: keys kept while the CDN is down; beyond it the newest are refused, with an event.
         drain_timeout: seconds that `aclose` waits for the queue.
         events: told of purges and of failures.
@@ -173,6 +61,7 @@ class CDNPurge:
         gather: float = 0.05,
         timeout: float = 10.0,
         attempts: int = 5,
+        again_after: float | None = None,
         max_queued: int = 10_000,
         drain_timeout: float = 10.0,
         events: Events | None = None,
@@ -185,6 +74,8 @@ class CDNPurge:
         self._gather = gather
         self._timeout = timeout
         self._attempts = attempts
+        self._again_after = again_after
+        self._again: dict[asyncio.TimerHandle, list[str]] = {}
         self._max_queued = max_queued
         self._drain_timeout = drain_timeout
         self._events = events if events is not None else Events()
@@ -200,12 +91,21 @@ class CDNPurge:
 
     def purge(self, tags: Iterable[str]) -> None:
         """Queue tags; returns at once. Invalidations of the cache come here by themselves."""
+        keys = [surrogate_key(tag) for tag in tags]
+        self._queue(keys)
+        if self._again_after is not None and keys and not self._closed:
+            loop = asyncio.get_running_loop()
+            handle: asyncio.TimerHandle = loop.call_later(
+                self._again_after, lambda: self._queue(self._again.pop(handle))
+            )
+            self._again[handle] = keys
+
+    def _queue(self, keys: Sequence[str]) -> None:
         if self._closed:
             _log.warning("a tag was invalidated after the CDN purge was closed; the CDN keeps its copy")
             return
         refused = 0
-        for tag in tags:
-            key = surrogate_key(tag)
+        for key in keys:
             if key in self._queued or len(self._queued) < self._max_queued:
                 self._queued[key] = None
             else:
@@ -222,8 +122,12 @@ class CDNPurge:
 
     async def aclose(self) -> None:
         """Send what is queued, for `drain_timeout` seconds at most, then let go of the connections."""
-        self._closed = True
         self._unsubscribe()
+        for handle, keys in self._again.items():
+            handle.cancel()
+            self._queue(keys)
+        self._again.clear()
+        self._closed = True
         try:
             async with asyncio.timeout(self._drain_timeout):
                 await self.drain()
@@ -300,15 +204,3 @@ def _make_client(timeout: float) -> httpx.AsyncClient:
     except ImportError as error:
         raise MissingExtraError("cdn", package="httpx", feature="purging a CDN") from error
     return httpx.AsyncClient(timeout=timeout, follow_redirects=False)
-
-
-def _address(url: str) -> str:
-    if not url.startswith(("http://", "https://")):
-        raise ConfigurationError(f"{url!r} is no address: it must start with http:// or https://")
-    return url.rstrip("/")
-
-
-def _secret(name: str, value: str) -> str:
-    if not value or not value.isascii() or not value.isprintable():
-        raise ConfigurationError(f"{name} is empty or holds characters that no header can carry")
-    return value

@@ -79,6 +79,8 @@ def settings_factory(
             "redis_url": redis_url,
             "namespace": f"smriti-{secrets.token_hex(6)}",
             "indexes": "apply",
+            "cache_timeout": 5.0,  # a busy test machine is no reason to go without Redis
+            "rate_limit_timeout": 5.0,
             "bcrypt_rounds": 4,
             "signup_limit": "10000/minute",
             "login_limit": "10000/minute",
