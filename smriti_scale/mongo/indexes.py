@@ -202,7 +202,7 @@ class Indexes:
             events: where `IndexStepDone` goes.
 
         Raises:
-            as `IndexPlan.apply`.
+            IndexingError: as `IndexPlan.apply` says, for each kind.
         """
         for attempt in range(_ATTEMPTS):
             plan = await self.plan(db)
