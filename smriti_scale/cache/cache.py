@@ -245,16 +245,16 @@ class Cache:
         chosen = codec or self._codec
 
         def decorate(function: Callable[P, Coroutine[Any, Any, T]]) -> CachedFunction[P, T]:
-            kind = _LateKind(function, chosen, as_type, local_names)
-            target = _Target(
-                self,
-                lambda: kind.get(lambda bound: Kind(made.label, policy, bound, shared=shared, tags_from=tags_from)),
-            )
+            def bind() -> Kind:
+                type_ = as_type if as_type is not None else return_type(function, local_names=local_names)
+                return Kind(made.label, policy, chosen.bind(type_), shared=shared, tags_from=tags_from)
+
+            target = _Target(self, bind)
             made = Function(
                 function, key=key, exclude=exclude, tags=tags, target=target, monotonic=self.clock.monotonic
             )
             self._register(made)
-            kind.try_early(target)
+            target.try_early()
             return cast("CachedFunction[P, T]", made.wrapper)
 
         return decorate
@@ -388,7 +388,7 @@ class Cache:
     async def _peek(self, key: str, kind: Kind) -> StoredValue | None:
         if self._loader.disabled:
             return None
-        found = await self._loader.look(key, kind)
+        found, _ = await self._loader.find(key, kind, (), count=False)
         if found is None:
             return None
         now = self.clock.time()
@@ -452,52 +452,34 @@ class Cache:
         return Kind("direct", make_policy(ttl, early=0.0), bound)
 
 
-class _LateKind:
-    """A function's return type may name what is defined later in the module: it is looked up on first need."""
-
-    def __init__(self, function: Callable[..., Any], codec: Codec, as_type: Any, local_names: dict[str, Any]) -> None:
-        self._function = function
-        self._codec = codec
-        self._as_type = as_type
-        self._local_names = local_names
-        self._kind: Kind | None = None
-
-    def get(self, make: Callable[[Any], Kind]) -> Kind:
-        if self._kind is None:
-            if self._as_type is not None:
-                type_ = self._as_type
-            else:
-                try:
-                    type_ = return_type(self._function, local_names=self._local_names)
-                except NameError as error:
-                    raise ConfigurationError(
-                        f"the return type of {self._function.__qualname__} cannot be looked up ({error}): "
-                        "pass as_type=…"
-                    ) from error
-            self._kind = make(self._codec.bind(type_))
-            self._local_names = {}
-        return self._kind
-
-    def try_early(self, target: _Target) -> None:
-        """Fail when decorating, unless it may only be too early."""
-        try:
-            target.kind()
-        except ConfigurationError as error:
-            if not isinstance(error.__cause__, NameError):
-                raise
-
-
 class _Target:
     """The cache, seen from one function."""
 
-    def __init__(self, cache: Cache, kind: Callable[[], Kind]) -> None:
+    def __init__(self, cache: Cache, bind: Callable[[], Kind]) -> None:
         self._cache = cache
         self._loader = cache._loader
         self._tiers = cache._tiers
-        self.kind = kind
+        self._bind = bind
+        self._kind: Kind | None = None
+
+    def kind(self) -> Kind:
+        """Policy and codec; found on first need, since a return type may name what is defined later in the module."""
+        if self._kind is None:
+            try:
+                self._kind = self._bind()
+            except NameError as error:
+                raise ConfigurationError(
+                    f"the function's return type cannot be looked up ({error}): pass as_type=…"
+                ) from error
+        return self._kind
+
+    def try_early(self) -> None:
+        """Fail when decorating, unless it may only be too early."""
+        with contextlib.suppress(NameError):
+            self._kind = self._bind()
 
     async def call(self, key: str, tags: tuple[str, ...], factory: Callable[[], Awaitable[Any]]) -> Any:
-        return await self._loader.call(key, self.kind(), tags, factory)
+        return await self._loader.call(key, self._kind or self.kind(), tags, factory)
 
     def entry(self, key: str) -> Entry | None:
         """The entry in memory if it may be found without further checks."""

@@ -6,18 +6,18 @@ Everything here is about entries that exist; `loading.py` makes them.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import random
 import secrets
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import cachetools
 
+from smriti_scale.cache.cancelling import cancel
 from smriti_scale.cache.changes import Changes, tag_name
 from smriti_scale.cache.codecs import BoundCodec
 from smriti_scale.cache.coherence import Channel, Waiters
@@ -35,7 +35,7 @@ from smriti_scale.clock import Clock
 from smriti_scale.context import causal_position
 from smriti_scale.errors import ConfigurationError
 from smriti_scale.events import CacheChannelChanged, CacheRejected, Events
-from smriti_scale.redis_link import RedisLink
+from smriti_scale.redis_link import REDIS_ERRORS, RedisLink
 
 _log = logging.getLogger("smriti_scale.cache")
 
@@ -103,8 +103,7 @@ class Result:
         return self._load(self._raw) if value is self.EMPTY else value
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """What a tier had."""
 
     state: State
@@ -197,11 +196,7 @@ class Tiers:
         if self._tasks:
             # Leases are being given back and changes told: they get their deadline, not more.
             await asyncio.wait(list(self._tasks), timeout=self.settings.timeout)
-        tasks = [*self._tasks, *([self._recovery] if self._recovery else [])]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await cancel([*self._tasks, *([self._recovery] if self._recovery else [])])
         if self.channel is not None:
             await self.channel.aclose()
         if self.redis is not None:
@@ -266,16 +261,6 @@ class Tiers:
             refresh,
         )
 
-    async def look_in_redis(self, key: str, kind: Kind, tags: Sequence[str], *, start: int) -> Found | None:
-        """The entry in Redis, if its tags have not changed; kept in memory on the way.
-
-        Raises:
-            RedisUnavailable: Redis cannot be asked.
-        """
-        assert self.redis is not None  # noqa: S101 - callers asked `redis_is_up`
-        (raw,), versions = await self.redis.read((key,), tags)
-        return await self.accept(key, raw, versions, kind, start=start)
-
     async def accept(
         self, key: str, raw: bytes | None, versions: dict[str, bytes | None], kind: Kind, *, start: int
     ) -> Found | None:
@@ -289,17 +274,17 @@ class Tiers:
         if record.fingerprint != kind.codec.fingerprint:
             self._reject(key, kind, "type")
             return None
-        unknown = [tag for tag, _ in record.tags if tag not in versions]
-        if unknown:
-            versions = versions | await self.redis.versions(unknown)
-        if any(versions[tag] != version for tag, version in record.tags):
-            return None
+        for tag, version in record.tags:
+            if tag not in versions:  # the value's own tags were not known before
+                versions |= await self.redis.versions([tag for tag, _ in record.tags if tag not in versions])
+            if versions[tag] != version:
+                return None
         state = record.state(self.clock.time())
         if state == "dead":
             return None
         kept = self.in_memory(key, kind)
         if kept is not None and kept.born == record.born:
-            return dataclasses.replace(kept, source="redis")  # another caller of the same turn was first
+            return kept._replace(source="redis")  # another caller of the same turn was first
         try:
             value = kind.codec.loads(record.payload)
         except Exception:  # noqa: BLE001 - whatever a codec raises, the value is of no use
@@ -307,10 +292,12 @@ class Tiers:
             return None
         result = self.keep(key, record, value, kind, start=start)
         refresh = state == "stale" or (state == "fresh" and not self.memory.enabled and self._is_early(record, kind))
-        tags = tuple(tag for tag, _ in record.tags if tag != EVERYTHING)
+        tags = tuple([tag for tag, _ in record.tags if tag != EVERYTHING])
         return Found(state, result, "redis", record.born, record.fresh_until, tags, refresh)
 
     def _is_early(self, record: Record, kind: Kind) -> bool:
+        if kind.policy.early == 0 or record.delta == 0:
+            return False
         ahead = early_by(record.delta, beta=kind.policy.early, random=random.random())
         return self.clock.time() >= record.fresh_until - ahead
 
@@ -333,8 +320,10 @@ class Tiers:
         """Put a record into memory, unless one of its names changed since `start`; the value for its callers."""
         shares = kind.shared or immutable(value)
         result = Result(value) if shares else Result(value, load=kind.codec.loads, raw=record.payload)
-        tags = tuple(tag for tag, _ in record.tags if tag != EVERYTHING)
-        if self.changes.since(start, [key, *map(tag_name, tags)]) or not self.memory.enabled:
+        if not self.memory.enabled:
+            return result
+        tags = tuple([tag for tag, _ in record.tags if tag != EVERYTHING])
+        if self.changes.since(start, [key, *map(tag_name, tags)]):
             return result
         entry = Entry(key, record, now_wall=self.clock.time(), now=self.now())
         entry.tags = tags
@@ -364,6 +353,8 @@ class Tiers:
         self.memory.drop_tags(change.tags)
         self.flights.detach(change.keys, change.tags)
         if change.position is not None:
+            if change.everything:
+                names.append(tag_name(EVERYTHING))
             self.positions.note(names, change.position, now=self.now())
 
     def forget_everything(self) -> None:
@@ -438,9 +429,7 @@ class Tiers:
                 try:
                     await redis.connect()
                     await self._replay()
-                except (RedisUnavailable, OSError) as error:
-                    redis.breaker.failed(error)
-                except Exception as error:  # noqa: BLE001 - redis raises many kinds; all of them mean: not yet
+                except (RedisUnavailable, *REDIS_ERRORS) as error:  # type: ignore[misc]
                     redis.breaker.failed(error)
                 else:
                     redis.breaker.succeeded()

@@ -185,13 +185,12 @@ class Connection:
         self._refreshing: asyncio.Task[None] | None = None
         self._may_probe = True
         self.replicas = Replicas(position=lambda: scope().at, fell_back=self._fell_back, clock=clock, events=events)
-        self._topology = TopologyWatch(self.replicas, self._emit)
         parsed, parsed_read = MongoURI.parse(uri), MongoURI.parse(read_uri)
         arguments = options.for_driver(parsed)
         listeners = [
             *arguments.pop("event_listeners", ()),
             CommandWatch(self.replicas, scope),
-            self._topology,
+            TopologyWatch(self.replicas, self._emit),
         ]
         self.client: Any = (
             _motor(uri, loop, options, arguments | {"event_listeners": listeners}, self)
@@ -255,12 +254,13 @@ class Connection:
         Raises:
             InvalidCausalToken: the cluster refuses the position.
         """
-        position, replicas, primary = scope.at, self.replicas, self._topology.primary
+        position, replicas = scope.at, self.replicas
         if not self._may_probe or type(self.read_preference) in (Primary, PrimaryPreferred):
             return
-        if any(moment >= position and address != primary for address, moment in replicas.reached.items()):
+        secondaries = self._secondaries()
+        if any(replicas.reached.get(node.address, 0) >= position for node in secondaries):
             return
-        address = replicas.pick(self._secondaries())
+        address = replicas.pick(secondaries)
         # Nobody to ask: the primary will serve. One thing it is asked before: whether the position is good at all.
         if address is not None or position > replicas.newest:
             await self._probe(scope, address)

@@ -120,6 +120,22 @@ async def test_the_database_is_looked_at_again_before_anything_runs(both_drivers
     assert "b_1" not in await db.posts.index_information()
 
 
+async def test_a_plan_finishes_what_another_instance_began_and_did_not_end(both_drivers_db: Any) -> None:
+    db = both_drivers_db
+    await db.posts.create_index("a")
+    indexes = Indexes({"posts": [Index("a", sparse=True)]})
+    plan = await indexes.plan(db)
+    assert [step.kind for step in plan.changes] == ["rebuild"]
+    # What an applier leaves that is killed between the build and the hiding.
+    await db[BOOKKEEPING].insert_one(
+        {"_id": "posts/a_1", "collection": "posts", "index": "a_1", "superseded_by": "a_1_v2", "hidden_at": None}
+    )
+    await db.posts.create_index("a", sparse=True, name="a_1_v2")
+    assert [one.step.key for one in await plan.apply()] == [("hide", "posts", "a_1")]
+    assert (await db.posts.index_information())["a_1"]["hidden"] is True
+    assert (await indexes.plan(db)).is_empty
+
+
 async def test_two_appliers_at_once_build_once(both_drivers_db: Any) -> None:
     db = both_drivers_db
     await db.posts.insert_many([{"a": n % 100, "b": n} for n in range(2000)])

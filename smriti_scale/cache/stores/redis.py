@@ -22,14 +22,14 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from redis.asyncio import RedisCluster
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
 from smriti_scale.breaker import CircuitBreaker
 from smriti_scale.cache.keys import EVERYTHING
 from smriti_scale.cache.stores.cluster import ClusterPipe
 from smriti_scale.cache.stores.pipe import Arg, Pipe, Transport
 from smriti_scale.events import Events
-from smriti_scale.redis_link import REDIS_FAILURES, RedisLink, RedisScript
+from smriti_scale.redis_link import REDIS_ERRORS, REDIS_FAILURES, RedisLink, RedisScript
 
 _PING_TIMEOUT = 2.0
 _TAG_LIFETIME = 7 * 86_400.0
@@ -103,7 +103,9 @@ class RedisStore:
         self.channel = f"{prefix}changes"
         client = link.client
         self._transport: Transport = (
-            ClusterPipe(client, timeout=timeout) if isinstance(client, RedisCluster) else Pipe(link, timeout=timeout)
+            ClusterPipe(client, timeout=timeout)
+            if isinstance(client, RedisCluster)
+            else Pipe(link, timeout=timeout, on_lost=self._lost)
         )
         self.breaker = CircuitBreaker(
             f"cache {name}", failures=REDIS_FAILURES, timeout=timeout, reset_after=0.2, reset_max=2.0, events=events
@@ -129,7 +131,7 @@ class RedisStore:
             raise RedisUnavailable
         try:
             found = await self._transport.mget(names)
-        except (RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             raise self._trouble(error) from None
         count = len(keys)
         versions = {EVERYTHING: found[count]}
@@ -245,7 +247,7 @@ class RedisStore:
             return await self._transport.send(*args)
         except NoScriptError:
             raise
-        except (RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             raise self._trouble(error) from None
 
     def _trouble(self, error: Exception) -> RedisUnavailable:
@@ -253,6 +255,11 @@ class RedisStore:
             self._trip(error)
         # Any other answer (out of memory, no permission) is an answer: this operation fails alone.
         return RedisUnavailable(f"{type(error).__name__}: {error}")
+
+    def _lost(self, error: Exception) -> None:
+        # What answers next may be another server, promoted without the last changes: they are told again first.
+        if self.up:
+            self._trip(error)
 
     def _trip(self, error: Exception) -> None:
         self.breaker.failed(error)
