@@ -230,6 +230,11 @@ class RateLimiter(Limiter):
         return self.enabled and self._auto_check
 
     @property
+    def tells(self) -> bool:
+        """Whether answers to admitted requests have headers about limits."""
+        return self._headers_enabled or self._ietf
+
+    @property
     def breaker(self) -> CircuitBreaker:
         """What stands before Redis; its state says whether Redis is asked."""
         return self._engine.breaker

@@ -42,7 +42,11 @@ class RateLimitMiddleware:
 
         async def send_with_headers(message: Message) -> None:
             decision = holder.decision
-            if decision is not None and message["type"] in ("http.response.start", "websocket.http.response.start"):
+            if (
+                decision is not None
+                and (limiter.tells or not decision.allowed)
+                and message["type"] in ("http.response.start", "websocket.http.response.start")
+            ):
                 message.setdefault("headers", [])
                 limiter.write_headers(MutableHeaders(scope=message), decision)
             await send(message)
