@@ -164,7 +164,7 @@ async def two_instances(
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
             command = [sys.executable, "-m", "uvicorn", "tests.mongo.two_instances:app", "--factory"]
-            command += ["--port", str(port), "--log-level", "warning", "--no-access-log"]
+            command += ["--port", str(port), "--log-level", "warning", "--no-access-log", "--timeout-keep-alive", "300"]
             processes.append(subprocess.Popen(command, env=environment))  # noqa: ASYNC220 - a fork, no wait
             clients.append(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60))
         for client in clients:
