@@ -240,8 +240,14 @@ async def dropped_elsewhere(url: str) -> None:
     assert process.stdin is not None
     assert process.stdout is not None
     times = []
+    floor = []
+    client = redis.asyncio.Redis.from_url(url)
     async with Cache(url, namespace="bench3") as cache:
         await process.stdout.readline()
+        for _ in range(300):
+            published = time.monotonic()
+            await client.publish("floor", b"")
+            floor.append(float(await process.stdout.readline()) - published)
         for number in range(300):
             await cache.set("k", number, 60)
             process.stdin.write(b"remember\n")
@@ -263,8 +269,14 @@ async def observe(url: str) -> None:
     """The other process: remembers on demand, and tells when its memory dropped the value."""
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    async with Cache(url, namespace="bench3") as cache:
-        print("ready", flush=True)
+    async with Cache(url, namespace="bench3") as cache, redis.asyncio.Redis.from_url(url) as client:
+        async with client.pubsub() as floor:
+            await floor.subscribe("floor")
+            await floor.get_message(timeout=5)
+            print("ready", flush=True)
+            for _ in range(300):
+                await floor.get_message(timeout=None)
+                print(time.monotonic(), flush=True)
         while await reader.readline():
             await cache.get("k")
             print("remembered", flush=True)
@@ -321,14 +333,14 @@ async def one_of_a_stampede(url: str, kind: str) -> None:
     function: Callable[[str], Awaitable[Any]]
     if kind == "ours":
         cache = Cache(url, namespace="bench4")
-        await cache.start()
+        await cache.get_or_set("warm", _nothing, 60)
         function, closing = cache.cached(60)(load), cache.aclose
     elif kind == "cashews":
         import cashews
 
         peer = cashews.Cache()
         peer.setup(url)
-        await peer.ping()
+        await peer.set("warm", 1)
         function, closing = peer(ttl=60, key="stampede:{user_id}", lock=True)(load), peer.close
     else:
         from async_lru import alru_cache
