@@ -107,6 +107,10 @@ class RedisLink:
         client = self._clients.pop(asyncio.get_running_loop(), None)
         if client is not None:
             await client.aclose()
+            # Behind Sentinel there are connections to the sentinels too, which the client does not close.
+            manager = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
+            for sentinel in getattr(manager, "sentinels", ()):
+                await sentinel.aclose()
 
     def dedicated(self) -> Redis:
         """A client of its own on one server (pub/sub, tracking): the caller closes it."""
