@@ -194,12 +194,11 @@ class Scale:
     async def _see_to_indexes(self) -> None:
         if self.indexes is None or self.settings.indexes == "off":
             return
-        plan = await self.indexes.plan(self.mongo.write)
-        if plan.is_empty:
-            return
         if self.settings.indexes == "apply":
-            await plan.apply()
-        else:
+            await self.indexes.apply(self.mongo.write, events=self.events)
+            return
+        plan = await self.indexes.plan(self.mongo.write)
+        if not plan.is_empty:
             _log.warning("the database lacks declared indexes: apply the plan\n%s", plan)
 
     def _start_sentry(self) -> None:

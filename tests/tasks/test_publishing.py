@@ -150,13 +150,21 @@ async def test_a_broker_that_never_answers_costs_the_deadline_and_no_more(own_re
     await app.aclose()
 
 
+async def taken(app: ScaleCelery) -> None:
+    """Wait until the publishing thread has taken up all that was handed to it."""
+    async with asyncio.timeout(30):
+        await asyncio.sleep(0)
+        while app.publisher._jobs.qsize():
+            await asyncio.sleep(0.01)
+
+
 async def test_a_caller_that_gave_up_is_not_published_for(own_redis: Any, redis_prefix: str) -> None:
     server: LocalRedis = await own_redis()
     app = make(server.uri, redis_prefix)
     await publish(app.tasks["job"], "first")
     await server.pause()
     stuck = asyncio.create_task(publish(app.tasks["job"], "stuck"))
-    await asyncio.sleep(0.1)
+    await taken(app)
     gone = asyncio.create_task(publish(app.tasks["job"], "gone"))
     await asyncio.sleep(0.1)
     gone.cancel()
