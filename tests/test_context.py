@@ -27,3 +27,20 @@ async def test_a_task_inherits_the_request_it_was_started_in() -> None:
         task = asyncio.create_task(seen())
     assert await task == "r-9"
     assert context.request_id.get() is None
+
+
+async def test_the_position_moves_in_child_tasks_and_is_asked_for_when_read() -> None:
+    newest = ["p-1"]
+    before = context.causal_position.set(lambda: newest[-1])
+
+    async def child() -> None:
+        newest.append("p-2")
+        cell = context.causal_position.cell()
+        assert cell is not None
+        cell.held = "p-3"
+
+    assert context.capture() == {"causal_position": "p-1"}
+    await asyncio.create_task(child())
+    assert context.capture() == {"causal_position": "p-3"}
+    context.causal_position.reset(before)
+    assert context.causal_position.get() is None

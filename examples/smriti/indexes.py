@@ -8,7 +8,7 @@ _NEWEST_FIRST = (("created_at", -1), ("_id", -1))
 
 
 def _unique_where_present(field: str) -> Index:
-    return Index(field, unique=True, partial={field: {"$type": "string"}})
+    return Index(field, unique=True, partial={field: {"$exists": True}})
 
 
 INDEXES = Indexes(

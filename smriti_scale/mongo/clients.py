@@ -19,7 +19,8 @@ from smriti_scale.events import CausalTokenIgnored, Events
 from smriti_scale.mongo.causal_driver import check_driver
 from smriti_scale.mongo.causal_scope import CausalScope, scope_of_context
 from smriti_scale.mongo.causal_token import CausalToken, cluster_label
-from smriti_scale.mongo.connection import ClientOptions, Connection
+from smriti_scale.mongo.client_options import ClientOptions
+from smriti_scale.mongo.connection import Connection
 from smriti_scale.mongo.status import MongoStatus
 from smriti_scale.mongo.transaction import IN_TRANSACTION, run_transaction
 from smriti_scale.mongo.uri import MongoURI, redacted

@@ -6,14 +6,12 @@ import asyncio
 import contextvars
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pymongo import AsyncMongoClient
 from pymongo.errors import (
-    ConfigurationError as DriverConfigurationError,
     ConnectionFailure,
     OperationFailure,
     PyMongoError,
@@ -26,19 +24,17 @@ from pymongo.server_type import SERVER_TYPE
 from pymongo.write_concern import WriteConcern
 
 from smriti_scale.clock import Clock
-from smriti_scale.errors import ConfigurationError, DatabaseUnavailable, InvalidCausalToken
+from smriti_scale.errors import DatabaseUnavailable, InvalidCausalToken
 from smriti_scale.events import CausalWait, Event, Events, PoolExhausted, ReadFellBackToPrimary
 from smriti_scale.mongo.causal_driver import CausalAsyncMongoClient, CausalMotorClient, Owner
 from smriti_scale.mongo.causal_scope import CausalScope
+from smriti_scale.mongo.client_options import ClientOptions
 from smriti_scale.mongo.driver_events import CommandWatch, TopologyWatch
 from smriti_scale.mongo.replicas import (
     PRIMARY,
     PROBING,
     Address,
     At,
-    CausalNearest,
-    CausalSecondary,
-    CausalSecondaryPreferred,
     Replicas,
 )
 from smriti_scale.mongo.status import NodeStatus, PoolStatus, node_statuses
@@ -67,88 +63,6 @@ _MOTOR_THREADS_MAX = 256
 _DATA = (SERVER_TYPE.RSPrimary, SERVER_TYPE.RSSecondary, SERVER_TYPE.Mongos, SERVER_TYPE.Standalone)
 
 _log = logging.getLogger("smriti_scale.mongo")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientOptions:
-    """What `MongoClients` was given; its docstring says what each means. Times in seconds."""
-
-    database: str
-    driver: Literal["motor", "pymongo"]
-    max_pool_size: int
-    min_pool_size: int
-    read_preference: Any
-    read_concern: ReadConcern | None
-    write_concern: WriteConcern
-    write_timeout: float
-    operation_timeout: float
-    wait_queue_timeout: float
-    connect_timeout: float
-    probe_timeout: float
-    extra: Mapping[str, Any]
-
-    @property
-    def retry_after(self) -> float:
-        """What to tell clients while MongoDB is not available: an election is over in about this time."""
-        return min(5.0, self.write_timeout)
-
-    def for_driver(self, uri: MongoURI) -> dict[str, Any]:
-        """Keyword arguments of the driver's client; what the URI says itself is left out."""
-        ours: dict[str, Any] = {
-            "maxPoolSize": self.max_pool_size,
-            "minPoolSize": self.min_pool_size,
-            "waitQueueTimeoutMS": round(self.wait_queue_timeout * 1000),
-            "serverSelectionTimeoutMS": round(self.write_timeout * 1000),
-            "socketTimeoutMS": round(self.operation_timeout * 1000),
-            "connectTimeoutMS": round(self.connect_timeout * 1000),
-            "retryWrites": True,
-            "retryReads": True,
-        }
-        return {name: value for name, value in ours.items() if uri.option(name) is None} | dict(self.extra)
-
-    def check_read_preference(self, uri: str) -> None:
-        """Raises `ConfigurationError` now rather than in the first request."""
-        self.read_preference_for(MongoURI.parse(uri), None)
-
-    def read_preference_for(self, uri: MongoURI, replicas: Replicas | None) -> Any:
-        """The read preference of the read handle: the URI's, or the one that was given, made causal.
-
-        Raises:
-            ConfigurationError: it is none.
-        """
-        given = self.read_preference
-        if named := uri.option("readPreference"):
-            staleness = int(uri.option("maxStalenessSeconds") or -1)
-            options: dict[str, Any] = {"tag_sets": uri.tag_sets, "max_staleness": staleness}
-            mode = named
-        elif isinstance(given, str):
-            options, mode = {}, given
-        else:
-            mode = getattr(given, "mongos_mode", repr(given))
-            options = {"tag_sets": given.tag_sets, "max_staleness": given.max_staleness} if mode != "primary" else {}
-            if mode != "primary" and (hedge := given.document.get("hedge")):
-                options["hedge"] = hedge
-        if options.get("tag_sets") in (None, [{}]):
-            options.pop("tag_sets", None)
-        try:
-            if mode == "primary":
-                return Primary()
-            if mode == "primaryPreferred":
-                return PrimaryPreferred(**options)
-            return _CAUSAL[mode](replicas, **options)
-        except KeyError:
-            raise ConfigurationError(
-                f"read_preference {mode!r} is none of primary, primaryPreferred, secondary, secondaryPreferred, nearest"
-            ) from None
-        except (TypeError, ValueError, DriverConfigurationError) as error:
-            raise ConfigurationError(f"read_preference {mode!r} cannot work: {error}") from error
-
-
-_CAUSAL: dict[str, Any] = {
-    "secondaryPreferred": CausalSecondaryPreferred,
-    "secondary": CausalSecondary,
-    "nearest": CausalNearest,
-}
 
 
 class Connection:
@@ -185,13 +99,12 @@ class Connection:
         self._refreshing: asyncio.Task[None] | None = None
         self._may_probe = True
         self.replicas = Replicas(position=lambda: scope().at, fell_back=self._fell_back, clock=clock, events=events)
-        self._topology = TopologyWatch(self.replicas, self._emit)
         parsed, parsed_read = MongoURI.parse(uri), MongoURI.parse(read_uri)
         arguments = options.for_driver(parsed)
         listeners = [
             *arguments.pop("event_listeners", ()),
             CommandWatch(self.replicas, scope),
-            self._topology,
+            TopologyWatch(self.replicas, self._emit),
         ]
         self.client: Any = (
             _motor(uri, loop, options, arguments | {"event_listeners": listeners}, self)
@@ -255,12 +168,13 @@ class Connection:
         Raises:
             InvalidCausalToken: the cluster refuses the position.
         """
-        position, replicas, primary = scope.at, self.replicas, self._topology.primary
+        position, replicas = scope.at, self.replicas
         if not self._may_probe or type(self.read_preference) in (Primary, PrimaryPreferred):
             return
-        if any(moment >= position and address != primary for address, moment in replicas.reached.items()):
+        secondaries = self._secondaries()
+        if any(replicas.reached.get(node.address, 0) >= position for node in secondaries):
             return
-        address = replicas.pick(self._secondaries())
+        address = replicas.pick(secondaries)
         # Nobody to ask: the primary will serve. One thing it is asked before: whether the position is good at all.
         if address is not None or position > replicas.newest:
             await self._probe(scope, address)

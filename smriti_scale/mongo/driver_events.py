@@ -72,12 +72,12 @@ class CommandWatch(monitoring.CommandListener):
 
 
 class TopologyWatch(monitoring.TopologyListener):
-    """Tells of a new primary, and of nodes that are gone."""
+    """Tells of a new primary, and of nodes that are gone. The driver delivers this about a second late."""
 
     def __init__(self, replicas: Replicas, emit: Emit) -> None:
         self._replicas = replicas
         self._emit = emit
-        self.primary: Address | None = None
+        self._primary: Address | None = None
 
     def opened(self, event: monitoring.TopologyOpenedEvent) -> None:
         pass
@@ -89,8 +89,8 @@ class TopologyWatch(monitoring.TopologyListener):
                 primary = address
             elif not node.is_server_type_known:
                 self._replicas.lost(address)
-        if primary != self.primary:
-            previous, self.primary = self.primary, primary
+        if primary != self._primary:
+            previous, self._primary = self._primary, primary
             self._emit(PrimaryChanged(previous=shown(previous), current=shown(primary)))
 
     def closed(self, event: monitoring.TopologyClosedEvent) -> None:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 Action: TypeAlias = Literal["raise", "warn", "report"]
 
 _log = logging.getLogger("smriti_scale.mongo.guard")
+_OTHERS = ("system.", "smriti_scale.")
+"""Collections that are nobody's queries: the server's own, and the probe by which reads wait for a position."""
 _EXPLAIN_MS = 10_000
 # What a driver adds to a command, and `explain` does not take.
 _ENVELOPE = frozenset(
@@ -196,7 +198,7 @@ class QueryGuard(CommandListener):
 
     def _note(self, watched: Watched, event: CommandStartedEvent) -> None:
         shape = shape_of(event.command)
-        if shape is None or shape.collection in self.ignore or shape.collection.startswith("system."):
+        if shape is None or shape.collection in self.ignore or shape.collection.startswith(_OTHERS):
             return
         watched.add(shape, event)
 

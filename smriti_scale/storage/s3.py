@@ -1,6 +1,6 @@
 """S3 and whatever speaks its language (MinIO, R2, Ceph, Spaces): presigned requests over httpx.
 
-Up to 8 MB go up in one request, more in parts of 8 MB, of which three are under way and none is kept longer. The
+Up to 8 MB go up in one request, more in parts of 8 MB, of which two are under way and none is kept longer. The
 server checks every part against its MD5; nothing is overwritten (`If-None-Match: *`).
 """
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 PART_SIZE = 8 * 1024 * 1024
 _MAX_PARTS = 10_000
-_PARALLEL = 3
+_PARALLEL = 2
 _UPLOAD_ID = re.compile(r"<UploadId>([^<]+)</UploadId>")
 _CODE = re.compile(r"<Code>([^<]+)</Code>")
 

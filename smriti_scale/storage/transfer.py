@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 
 
+_PIECE = 256 * 1024
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request; `url` is made anew for each try, since it may be signed for the moment."""
@@ -82,13 +85,17 @@ class Transfer:
         import httpx
 
         problem: object = None
+        headers = dict(call.headers)
+        large = call.content is not None and len(call.content) > _PIECE
+        if large and call.content is not None:
+            headers["Content-Length"] = str(len(call.content))
         for attempt in range(1, self._attempts + 1):
             try:
                 response = await self.client.request(
                     call.method,
                     call.url(),
-                    headers=call.headers,
-                    content=call.content,
+                    headers=headers,
+                    content=_in_pieces(call.content) if large and call.content is not None else call.content,
                     data=call.data,
                     files=call.files,
                     auth=call.auth,
@@ -154,3 +161,9 @@ class Transfer:
     async def aclose(self) -> None:
         """Close the connections."""
         await self.client.aclose()
+
+
+async def _in_pieces(content: bytes) -> AsyncIterator[bytes]:
+    """A body piece by piece: given whole, the HTTP stack would copy it whole, more than once."""
+    for start in range(0, len(content), _PIECE):
+        yield content[start : start + _PIECE]

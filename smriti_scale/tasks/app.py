@@ -30,6 +30,7 @@ class ScaleCelery(_Celery):
 
     Attributes:
         policy: the numbers the app was made with.
+        eager: whether tasks run where they are published.
         events: where the room's events go, in this process.
         worker_loop: the event loop on which async bodies run in a worker.
         redis_url: the broker's URL, in the form of `redis_link`.
@@ -53,6 +54,8 @@ class ScaleCelery(_Celery):
             name, broker=broker.url, include=include, task_cls=ScaleTask, set_as_current=False, changes=settings
         )
         self.policy = policy
+        # Read at every publish; looking it up in Celery's configuration takes longer than all the rest.
+        self.eager = bool(settings["task_always_eager"])
         self.scale_events = events
         self.redis_url = redis_url
         self.key_prefix = key_prefix
@@ -110,6 +113,8 @@ class ScaleCelery(_Celery):
         for made in ("dead_letters", "queue_monitor"):
             if made in self.__dict__:
                 await self.__dict__[made].aclose()
+        if isinstance(self._idempotency, RedisIdempotency):
+            await self._idempotency.aclose()
 
     def _close_loop_with_the_process(self) -> None:
         def close(**_: Any) -> None:

@@ -42,8 +42,7 @@ async def run_eagerly(
             task.apply, args=tuple(wire[0]), kwargs=wire[1], task_id=options["task_id"], headers=headers, throw=True
         )
         return applied.result
-    limit = task.scale.policy.max_retries if task.max_retries is None else task.max_retries
-    for retries in range(limit + 1):
+    for retries in range(task.retry_limit + 1):
         request = Context(
             id=options["task_id"],
             task=task.name,
@@ -64,7 +63,7 @@ async def run_eagerly(
         except task.dont_autoretry_for:
             raise
         except task.autoretry_for:
-            if retries == limit:
+            if retries == task.retry_limit:
                 raise
         finally:
             current_request.reset(tokens[0])

@@ -196,7 +196,7 @@ async def _once(
         async with _renewed(held, lease):
             result = await call()
     except BaseException:
-        if not held.finished and not held.lost:
+        if not held.finished:
             with contextlib.suppress(Exception):  # the lease ends by itself; the first error is what matters
                 await asyncio.shield(store.release(key, owner))
         raise

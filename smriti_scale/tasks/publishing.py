@@ -7,11 +7,14 @@ call into a queue and awaits a future; results come back in batches, one wake-up
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import contextvars
+import logging
 import os
 import queue
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +32,8 @@ if TYPE_CHECKING:
     from smriti_scale.tasks.app import ScaleCelery
 
 _MAX_WAITING = 10_000
-_BATCH = 32
+_BATCH = 64
+_log = logging.getLogger("smriti_scale.tasks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,8 @@ class Delivery:
 
     def options(self) -> dict[str, Any]:
         """As Celery's `apply_async` names them."""
+        if self is DEFAULT:
+            return {}
         found = {
             "queue": self.queue,
             "priority": None if self.priority is None else PRIORITIES[self.priority],
@@ -127,7 +133,7 @@ async def publish(task: Task[Any, Any], /, *args: Any, delivery: Delivery = DEFA
 async def _send(
     app: ScaleCelery, task: Task[Any, Any], args: Any, kwargs: Any, options: dict[str, Any], timeout: float
 ) -> None:
-    if app.conf.task_always_eager:
+    if app.eager:
         from smriti_scale.tasks.eager import run_eagerly
 
         await run_eagerly(task, args, kwargs, options)
@@ -159,6 +165,7 @@ class Publisher:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._pid = 0
+        self._lines: dict[tuple[asyncio.AbstractEventLoop, float], collections.deque[tuple[float, _Job]]] = {}
         self._breaker = CircuitBreaker("the task broker", reset_after=0.5, reset_max=10.0, events=app.scale_events)
 
     async def send(
@@ -180,11 +187,8 @@ class Publisher:
         future: asyncio.Future[None] = loop.create_future()
         job = _Job(task, args, kwargs, options, loop, future, contextvars.copy_context(), self._clock.monotonic())
         self._jobs.put(job)
-        deadline = loop.call_later(timeout, self._expire, job, timeout)
-        try:
-            await future
-        finally:
-            deadline.cancel()
+        self._watch(job, timeout)
+        await future
 
     async def aclose(self) -> None:
         """Publish what waits, then end the thread."""
@@ -205,19 +209,48 @@ class Publisher:
             self._thread.start()
 
     def _serve(self, jobs: queue.SimpleQueue[_Job | None]) -> None:
-        done: list[_Job] = []
         while (job := jobs.get()) is not None:
-            if not job.future.done():  # else the caller has gone: cancelled, or told that nothing was sent
-                job.begun = True
-                try:
-                    job.context.run(job.task.apply_async, job.args, job.kwargs, **job.options)
-                except Exception as error:  # noqa: BLE001 - whatever it was, the caller gets it
-                    job.error = _translated(error, job.task.name)
-                done.append(job)
-            if done and (jobs.empty() or len(done) >= _BATCH):
-                self._hand_back(done)
-                done = []
-        self._hand_back(done)
+            batch = [job]
+            ended = False
+            while len(batch) < _BATCH and not jobs.empty():
+                if (following := jobs.get()) is None:
+                    ended = True
+                    break
+                batch.append(following)
+            # Those whose caller has gone (cancelled, or told that nothing was sent) are left out.
+            self._publish([one for one in batch if not one.future.done()])
+            if ended:
+                return
+
+    def _publish(self, batch: list[_Job]) -> None:
+        for job in batch:
+            job.begun = True
+        try:
+            pending = self._publish_together(batch) if len(batch) > 1 else batch
+            for at, job in enumerate(pending):
+                _publish_one(job)
+                if isinstance(job.error, PublishFailed):  # the broker is away: the others would only wait in line
+                    for other in pending[at + 1 :]:
+                        other.error = PublishFailed(f"the broker did not take {other.task.name}: it is away")
+                    return
+        finally:
+            self._hand_back(batch)
+
+    def _publish_together(self, batch: list[_Job]) -> list[_Job]:
+        """In one round trip. What is left when that fails is to be tried one by one, with kombu's retries."""
+        pool: Any = self._app.producer_pool
+        try:
+            with pool.acquire(block=True) as producer:
+                if not hasattr(producer, "batch"):  # kombu before 5.7
+                    return batch
+                with producer.batch(max_size=2 * _BATCH):
+                    for job in batch:
+                        _publish_one(job, producer=producer, retry=False)
+                        time.sleep(0)  # lets the loop have the interpreter: it would wait 5 ms for it otherwise
+        except Exception as error:  # noqa: BLE001 - it may have been sent; the ids stay the same if it is sent again
+            _log.info("publishing %d tasks together failed, now one by one: %r", len(batch), error)
+            return batch
+        return [job for job in batch if isinstance(job.error, PublishFailed)]
 
     def _hand_back(self, jobs: list[_Job]) -> None:
         for loop in {job.loop for job in jobs}:
@@ -237,19 +270,43 @@ class Publisher:
                     self._breaker.failed(job.error)
                 if events:
                     events.emit(TaskPublishFailed(task=job.task.name, error=type(job.error).__name__))
-            if job.future.done():
-                continue
-            if job.error is None:
-                job.future.set_result(None)
-            else:
-                job.future.set_exception(job.error)
+            if not job.future.done():
+                if job.error is None:
+                    job.future.set_result(None)
+                else:
+                    job.future.set_exception(job.error)
+            job.args, job.kwargs, job.options = (), {}, {}  # the line of deadlines keeps the job for a while
 
-    def _expire(self, job: _Job, timeout: float) -> None:
-        if not job.future.done():
-            late = DeadlineExceeded(f"publishing {job.task.name}", timeout=timeout)
-            late.add_note("it may have been sent" if job.begun else "it was not sent")
-            self._breaker.failed(late)
-            job.future.set_exception(late)
+    def _watch(self, job: _Job, timeout: float) -> None:
+        """See to the deadline. Jobs with one timeout fall due in line, so one timer does for all of them."""
+        line = self._lines.get((job.loop, timeout))
+        if line is None:
+            line = self._lines[job.loop, timeout] = collections.deque()
+            job.loop.call_later(timeout, self._expire, job.loop, timeout)
+        line.append((job.loop.time() + timeout, job))
+
+    def _expire(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+        line = self._lines[loop, timeout]
+        now = loop.time()
+        while line and (line[0][0] <= now or line[0][1].future.done()):
+            job = line.popleft()[1]
+            if not job.future.done():
+                late = DeadlineExceeded(f"publishing {job.task.name}", timeout=timeout)
+                late.add_note("it may have been sent" if job.begun else "it was not sent")
+                self._breaker.failed(late)
+                job.future.set_exception(late)
+        if line:
+            loop.call_at(line[0][0], self._expire, loop, timeout)
+        else:
+            del self._lines[loop, timeout]
+
+
+def _publish_one(job: _Job, **options: Any) -> None:
+    job.error = None
+    try:
+        job.context.run(job.task.apply_async, job.args, job.kwargs, **job.options, **options)
+    except Exception as error:  # noqa: BLE001 - whatever it was, the caller gets it
+        job.error = _translated(error, job.task.name)
 
 
 def _translated(error: Exception, name: str) -> Exception:

@@ -46,6 +46,7 @@ class ScaleTask(_Task):
     Strategy = "smriti_scale.tasks.request:strategy"
     autoretry_for: ClassVar[tuple[type[BaseException], ...]] = (Exception,)
     dont_autoretry_for: ClassVar[tuple[type[BaseException], ...]] = (PermanentFailure, SoftTimeLimitExceeded)
+    max_retries: int | None = None  # the policy's; Celery's own default, 3, could not be told from a task's choice
     retry_backoff: float = 0  # 0: the policy's
     retry_backoff_max: float = 0
     retry_jitter: bool = True
@@ -72,6 +73,11 @@ class ScaleTask(_Task):
         request = property(_get_request)
 
     @property
+    def retry_limit(self) -> int:
+        """How often this task is tried again: its own `max_retries`, else the policy's."""
+        return self.scale.policy.max_retries if self.max_retries is None else self.max_retries
+
+    @property
     def is_async(self) -> bool:
         """Whether the body is a coroutine function."""
         return inspect.iscoroutinefunction(self.run)
@@ -85,6 +91,12 @@ class ScaleTask(_Task):
         """Celery's, with the caller's context in the headers."""
         options["headers"] = with_context(options.get("headers"))
         return super().apply(args, kwargs, *rest, **options)
+
+    def retry(self, *args: Any, **options: Any) -> Any:
+        """Celery's, within this task's limit."""
+        if options.get("max_retries") is None:
+            options["max_retries"] = self.retry_limit
+        return super().retry(*args, **options)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the body: for Celery's tracer in a worker; a direct call by anyone else is just the function."""
@@ -125,11 +137,10 @@ class ScaleTask(_Task):
         raise Ignore
 
     def _retried(self, request: Context, error: BaseException) -> BaseException:
-        limit = self.scale.policy.max_retries if self.max_retries is None else self.max_retries
-        if request.retries >= limit or not isinstance(error, Exception):
+        if request.retries >= self.retry_limit or not isinstance(error, Exception):
             return error
-        # Celery raises Retry from here, or `error` itself where retries run out.
-        return self.retry(exc=error, countdown=self.backoff(request.retries), max_retries=limit)
+        retry: BaseException = self.retry(exc=error, countdown=self.backoff(request.retries), throw=False)
+        return retry
 
 
 def with_context(headers: Mapping[str, Any] | None) -> dict[str, Any]:

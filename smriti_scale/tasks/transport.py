@@ -88,6 +88,7 @@ class LeasedQoS(_BaseQoS):
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge. Where that fails, the message is let go of: its lease ends, and it is delivered again."""
         try:
+            self._require_open()
             super().ack(delivery_tag)
         finally:
             self.let_go(delivery_tag)
@@ -95,9 +96,17 @@ class LeasedQoS(_BaseQoS):
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """Reject, or give back. Where that fails, the message is let go of."""
         try:
+            self._require_open()
             super().reject(delivery_tag, requeue=requeue)
         finally:
             self.let_go(delivery_tag)
+
+    def _require_open(self) -> None:
+        # Acknowledgements wait for the hub's next turn; one that outlives its connection would end the whole worker
+        # with an AttributeError from inside kombu, where a connection error is logged and got over.
+        connection = self.channel.connection
+        if self.channel.closed or connection is None or connection.client is None:
+            raise ConnectionError("the broker's connection is gone; the message will be delivered again")
 
     def let_go(self, delivery_tag: str) -> None:
         """Neither renew the message nor count it against what this worker may hold."""
@@ -164,8 +173,10 @@ class _SafeChannel(_BaseChannel):
         return self.lease - self.visibility_timeout if self.leased and self.lease else 0.0
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
-        if queue in self._expires or kwargs.get("_publish_batch") is not None:
+        batch = kwargs.get("_publish_batch")
+        if batch is not None:
             super()._put(queue, message, **kwargs)
+            batch.add("lpush", bell_key(queue), "1")
             return
         key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
         with self.conn_or_acquire() as client, client.pipeline() as pipe:

@@ -19,6 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from motor.motor_asyncio import AsyncIOMotorClient
+from pymongo import AsyncMongoClient
+from pymongo.read_preferences import SecondaryPreferred
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -51,10 +54,14 @@ def make_app(uri: str, database: str, *, driver: str, consistent: bool, write_ti
         host, port = cursor.address
         return JSONResponse({"found": bool(found), "node": f"{host}:{port}"})
 
-    def plain() -> Any:
-        from pymongo.read_preferences import SecondaryPreferred
+    bare: dict[str, Any] = {}
 
-        return mongo.write.with_options(read_preference=SecondaryPreferred())
+    def plain() -> Any:
+        """The same reads by the driver alone."""
+        if not bare:
+            kind: Any = AsyncIOMotorClient if driver == "motor" else AsyncMongoClient
+            bare["database"] = kind(uri).get_database(database, read_preference=SecondaryPreferred())
+        return bare["database"]
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -157,7 +164,7 @@ async def two_instances(
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
             command = [sys.executable, "-m", "uvicorn", "tests.mongo.two_instances:app", "--factory"]
-            command += ["--port", str(port), "--log-level", "warning", "--no-access-log"]
+            command += ["--port", str(port), "--log-level", "warning", "--no-access-log", "--timeout-keep-alive", "300"]
             processes.append(subprocess.Popen(command, env=environment))  # noqa: ASYNC220 - a fork, no wait
             clients.append(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60))
         for client in clients:

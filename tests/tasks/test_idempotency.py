@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -200,6 +201,31 @@ async def test_losing_the_lease_inside_the_transaction_undoes_the_writes(motor_d
     assert (await motor_db.once.find_one({"_id": "k:a"}))["owner"] == "thief"
 
 
+async def test_a_process_that_died_inside_its_transaction_holds_the_key_no_longer_than_its_lease(
+    both_drivers_db: Any,
+) -> None:
+    store = MongoIdempotency(both_drivers_db.once, lock_timeout=0.3)
+    assert await store.begin("k", "dead", lease=0.2) == Granted()
+    session = store._sessions["dead"]
+    begun = session.start_transaction()
+    await begun if inspect.isawaitable(begun) else begun
+    assert await store._finish("k", "dead", b"1", 60, session)  # and now it dies: the transaction stays open
+    await asyncio.sleep(0.3)
+    assert await store.begin("k", "alive", lease=30) == Granted()
+    assert await store.finish("k", "alive", b"2", ttl=60)
+    assert await store.begin("k", "late", lease=30) == Done(b"2")
+
+
+async def test_a_key_locked_by_a_living_transaction_is_busy(motor_db: Any) -> None:
+    store = MongoIdempotency(motor_db.once, lock_timeout=0.2)
+    assert await store.begin("k", "a", lease=30) == Granted()
+    session = store._sessions["a"]
+    async with session.start_transaction():
+        assert await store._finish("k", "a", b"1", 60, session)
+        assert isinstance(await store.begin("k", "b", lease=30), Busy)
+    assert await store.begin("k", "b", lease=30) == Done(b"1")
+
+
 async def test_redis_cannot_promise_a_transaction(redis_client: redis.asyncio.Redis, redis_prefix: str) -> None:
     @idempotent("k:{n}", store=RedisIdempotency(redis_client, prefix=redis_prefix))
     async def body(n: int) -> None:
@@ -212,12 +238,14 @@ async def test_redis_cannot_promise_a_transaction(redis_client: redis.asyncio.Re
 
 async def test_a_redis_that_never_answers_is_an_error_not_a_hang(own_redis: Any) -> None:
     server: LocalRedis = await own_redis()
-    _, body = work(RedisIdempotency(server.uri, timeout=0.2))
+    store = RedisIdempotency(server.uri, timeout=0.2)
+    _, body = work(store)
     await body("a")
     await server.pause()
     with pytest.raises(DeadlineExceeded):
         await body("b")
     await server.resume()
+    await store.aclose()
 
 
 def test_keys_that_cannot_work_are_refused_when_declared() -> None:

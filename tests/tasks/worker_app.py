@@ -35,7 +35,7 @@ app = make_celery(
         time_limit=6.0,
         soft_time_limit=4.0,
         lease=2.0,
-        max_retries=3,
+        max_retries=2,
         retry_backoff=0.05,
         max_deliveries=3,
     ),
