@@ -13,7 +13,7 @@ import types
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import date
-from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
 from uuid import UUID
 
 from bson import ObjectId
@@ -342,10 +342,14 @@ def _tag_template(tag: str, *, names: Sequence[str], label: str) -> Template:
 
 def may_share_keys(new: Function, old: Function) -> bool:
     """Whether one is the other defined again (a reload, a notebook's cell), so that they are one in meaning."""
-    mine, theirs = new.original(), old.original()
+    mine: Any = new.original()
+    theirs: Any = old.original()
     if mine is theirs or mine is None or theirs is None:
         return True
-    return new.label == old.label and "<locals>" not in cast("Any", mine).__qualname__
+    if new.label != old.label or "<locals>" in mine.__qualname__:
+        return False
+    # Two functions of one name in a module are two all the same.
+    return mine.__module__ == "__main__" or bool(mine.__code__.co_firstlineno == theirs.__code__.co_firstlineno)
 
 
 def return_type(function: Callable[..., Any], *, local_names: Mapping[str, Any]) -> Any:

@@ -9,10 +9,12 @@ import asyncio
 import functools
 import gc
 import json
+import resource
 import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -258,10 +260,11 @@ async def dropped_elsewhere(url: str) -> None:
             times.append(dropped - written)
     process.stdin.close()
     await process.wait()
-    median = statistics.median(times)
-    table.row(
-        "ours, median of 300 (from before the write)", f"{median * 1e3:.2f} ms", verdict=median < 1e-3, note="< 1 ms"
-    )
+    await client.aclose()
+    bare, median = statistics.median(floor), statistics.median(times)
+    table.row("a bare PUBLISH to a bare subscriber", f"{bare * 1e3:.2f} ms", "1×")
+    ratio = f"{median / bare:.1f}×"
+    table.row("ours, median of 300 (from before the write)", f"{median * 1e3:.2f} ms", ratio, median < 1e-3, "< 1 ms")
     table.row("  99th percentile", f"{statistics.quantiles(times, n=100)[98] * 1e3:.2f} ms")
 
 
@@ -372,9 +375,7 @@ async def black_hole(url: str) -> None:
             await cache.get_or_set("k", nothing, 60)
             times.append(time.perf_counter() - started)
     first, later = times[0], times[1:]
-    table.row(
-        "ours, first call", f"{first * 1e3:.0f} ms", verdict=first <= 0.105, note="≤ 100 ms (and the timer's grain)"
-    )
+    table.row("ours, first call", f"{first * 1e3:.0f} ms", verdict=first <= 0.1, note="≤ 100 ms")
     table.row(
         "ours, median of later calls",
         us(statistics.median(later)),
@@ -382,6 +383,32 @@ async def black_hole(url: str) -> None:
         note="< 1 ms",
     )
     table.row("ours, slowest later call", f"{max(later) * 1e3:.2f} ms")
+
+
+def resident_bytes() -> int:
+    """What the process holds, as Linux tells it; 0 elsewhere."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * resource.getpagesize() if statm.exists() else 0
+
+
+async def many_keys(url: str) -> None:
+    table = Table("1,000,000 distinct keys of 100 bytes in memory bounded to 64 MiB")
+    bound = 64 * 2**20
+    gc.collect()
+    before = resident_bytes()
+    started = time.perf_counter()
+    async with Cache(None, namespace="bench7", max_entries=10**9, max_bytes=bound) as cache:
+        for first in range(0, 1_000_000, 1000):
+            await cache.set_many({f"k{n}": "x" * 100 for n in range(first, first + 1000)}, 3600)
+        stats = cache.stats()
+        grown = resident_bytes() - before
+        seconds = time.perf_counter() - started
+    mib = 2**20
+    table.row(
+        "accounted for", f"{stats.memory_bytes / mib:.0f} MiB", verdict=stats.memory_bytes <= bound, note="≤ 64 MiB"
+    )
+    table.row("the process grew by", f"{grown / mib:.0f} MiB", note=f"{stats.memory_entries:,} entries kept")
+    table.row("a set", us(seconds / 1_000_000))
 
 
 async def misses(url: str) -> None:
@@ -415,7 +442,7 @@ async def main() -> None:
     """Print every table."""
     await memory_hits()
     async with LocalRedis() as server:
-        for measure in (redis_hits, misses, dropped_elsewhere, stampede, black_hole):
+        for measure in (redis_hits, misses, dropped_elsewhere, stampede, black_hole, many_keys):
             async with redis.asyncio.Redis.from_url(server.uri) as client:
                 await client.flushall()
             await measure(server.uri)

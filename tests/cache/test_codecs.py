@@ -284,7 +284,7 @@ def test_held_bytes_counts_the_parts_once() -> None:
 
 
 @pytest.mark.long
-@settings(max_examples=20_000, deadline=None)
+@settings(max_examples=1_500, deadline=None)
 @given(plain)
 def test_in_bulk_whatever_goes_in_unannotated_comes_back_the_same(value: Any) -> None:
     codec = JSONCodec().bind(Any)

@@ -69,13 +69,6 @@ async def test_four_processes_with_125_cold_callers_each_make_one_call(workers: 
         assert len({tuple(answer["results"]) for answer in answers}) == 1
 
 
-async def test_two_processes_make_one_call(workers: MakeWorkers) -> None:
-    fleet = await workers(2)
-    for worker in fleet:
-        worker.tell(key="k", callers=20, seconds=0.3)
-    assert sum([(await worker.said("calls"))["calls"] for worker in fleet]) == 1
-
-
 @pytest.mark.long
 async def test_a_killed_leader_delays_others_by_its_lease_not_the_ttl(workers: MakeWorkers) -> None:
     leader, follower = await workers(2, lease=2.0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -88,6 +89,22 @@ async def test_no_race_leaves_an_old_value(redis_cache: MakeCache, race: Race) -
 @pytest.mark.parametrize("race", [load_against_invalidation, read_of_redis_against_notice])
 async def test_a_thousand_races_leave_no_old_value(redis_cache: MakeCache, race: Race) -> None:
     assert await race(redis_cache, 1000) == 0
+
+
+async def test_a_read_between_an_invalidation_here_and_in_redis_is_not_kept(redis_cache: MakeCache) -> None:
+    cache = redis_cache()
+    await cache.set("k", "old", 60)
+    redis = cache._tiers.redis
+    assert redis is not None
+    invalidate = redis.invalidate
+
+    async def invalidate_late(*args: Any, **options: Any) -> None:
+        assert await cache.get("k") == "old"  # Redis has not been told yet
+        await invalidate(*args, **options)
+
+    redis.invalidate = invalidate_late  # type: ignore[method-assign]
+    await cache.invalidate("k")
+    assert await cache.get("k") is None
 
 
 async def test_a_notice_between_a_read_of_redis_and_its_end_keeps_the_value_out_of_memory(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis.asyncio
 
 from smriti_scale.cache import Cache
 from smriti_scale.local import LocalRedis
@@ -117,6 +118,27 @@ async def test_sentinel_works_as_one_and_through_a_failover(redis_cache: MakeCac
         assert here.loads + there.loads == loads
         await here.cache.aclose()
         await there.cache.aclose()
+
+
+async def test_a_change_that_redis_forgot_is_told_again_when_the_channel_is_back(
+    redis_cache: MakeCache, fault_redis: LocalRedis
+) -> None:
+    """As after a failover that only the channel noticed."""
+    table: dict[int, int] = {}
+    process = Process(redis_cache(fault_redis.uri, max_entries=0), table)
+    assert await process.row(1) == 0
+    async with redis.asyncio.Redis.from_url(fault_redis.uri) as admin:
+        names = [name async for name in admin.scan_iter(match=f"{process.cache.name}:*")]
+        before = {name: await admin.get(name) for name in names}
+        table[1] = 1
+        await process.cache.invalidate_tags("row:1")
+        for name, value in before.items():
+            await admin.set(name, value or b"")
+        await admin.client_kill_filter(_type="pubsub")
+    deadline = asyncio.get_running_loop().time() + 20
+    while await process.row(1) != 1:
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.01)
 
 
 async def test_an_invalidation_that_a_failover_lost_is_told_to_the_new_primary(

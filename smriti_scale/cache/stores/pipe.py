@@ -33,6 +33,8 @@ from smriti_scale.redis_link import REDIS_ERRORS, RedisLink
 
 _MAX_KEYS = 1000  # of one MGET, so that a huge turn does not hold Redis for long
 
+_SHARE = 0.95  # of the deadline; the rest is for the caller to go on without Redis within it
+
 Arg = str | int | float | bytes
 Readers = list[tuple[list[int] | None, asyncio.Future[Any]]]
 """Who waits for an answer: the places of theirs in an MGET's, or None for the whole, and the future."""
@@ -81,7 +83,7 @@ class Pipe:
         connect_timeout: float = 2.0,
     ) -> None:
         self._link = link
-        self._timeout = timeout
+        self._timeout = timeout * _SHARE
         self._on_lost = on_lost
         self._connect_timeout = connect_timeout
         self._loop = asyncio.get_running_loop()
