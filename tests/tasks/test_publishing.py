@@ -196,6 +196,7 @@ async def test_a_caller_that_gave_up_is_not_published_for(own_redis: Any, redis_
     await server.pause()
     stuck = asyncio.create_task(publish(app.tasks["job"], "stuck"))
     await taken(app)
+    await asyncio.sleep(0.3)  # and has gone to wait for the broker
     gone = asyncio.create_task(publish(app.tasks["job"], "gone"))
     await asyncio.sleep(0.1)
     gone.cancel()
