@@ -9,20 +9,21 @@ import inspect
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, cast
 from weakref import ref
 
 from smriti_scale.cache.codecs import BoundCodec, Codec, JSONCodec
-from smriti_scale.cache.entry import TTL, Entry, make_policy, seconds
+from smriti_scale.cache.entry import TTL, make_policy, seconds
+from smriti_scale.cache.found import Kind
 from smriti_scale.cache.function import CachedFunction, Function, may_share_keys, return_type
 from smriti_scale.cache.journal import Invalidation
 from smriti_scale.cache.keys import checked_tags, direct_key
 from smriti_scale.cache.loading import FillHook, Loader
 from smriti_scale.cache.stats import CacheStats
 from smriti_scale.cache.stores.memory import MemoryStore
-from smriti_scale.cache.tiers import Kind, Settings, Tiers
+from smriti_scale.cache.target import Target
+from smriti_scale.cache.tiers import Settings, Tiers
 from smriti_scale.clock import SYSTEM_CLOCK, Clock
 from smriti_scale.context import causal_position
 from smriti_scale.errors import CircuitOpen, ConfigurationError
@@ -36,18 +37,6 @@ _log = logging.getLogger("smriti_scale.cache")
 
 InvalidationHook = Callable[[Invalidation], Awaitable[None] | None]
 """Called in the process that invalidates, after every process was told."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredValue:
-    """What `peek` finds."""
-
-    value: Any
-    age: float
-    """Seconds since it was loaded."""
-    expires_in: float
-    """Seconds until it stops being fresh; negative for a stale one."""
-    tags: tuple[str, ...]
 
 
 class Cache:
@@ -249,7 +238,7 @@ class Cache:
                 type_ = as_type if as_type is not None else return_type(function, local_names=local_names)
                 return Kind(made.label, policy, chosen.bind(type_), shared=shared, tags_from=tags_from)
 
-            target = _Target(self, bind)
+            target = Target(self._loader, self._tiers, bind, invalidate=self.invalidate)
             made = Function(
                 function, key=key, exclude=exclude, tags=tags, target=target, monotonic=self.clock.monotonic
             )
@@ -385,15 +374,6 @@ class Cache:
 
         return remove
 
-    async def _peek(self, key: str, kind: Kind) -> StoredValue | None:
-        if self._loader.disabled:
-            return None
-        found, _ = await self._loader.find(key, kind, (), count=False)
-        if found is None:
-            return None
-        now = self.clock.time()
-        return StoredValue(found.result.take(), max(0.0, now - found.born), found.fresh_until - now, found.tags)
-
     async def _change(self, change: Invalidation) -> None:
         if not (change.keys or change.tags or change.everything):
             return
@@ -450,56 +430,6 @@ class Cache:
         except TypeError:  # an unhashable type, such as Annotated with a list
             bound = self._codec.bind(as_type)
         return Kind("direct", make_policy(ttl, early=0.0), bound)
-
-
-class _Target:
-    """The cache, seen from one function."""
-
-    def __init__(self, cache: Cache, bind: Callable[[], Kind]) -> None:
-        self._cache = cache
-        self._loader = cache._loader
-        self._tiers = cache._tiers
-        self._bind = bind
-        self._kind: Kind | None = None
-
-    def kind(self) -> Kind:
-        """Policy and codec; found on first need, since a return type may name what is defined later in the module."""
-        if self._kind is None:
-            try:
-                self._kind = self._bind()
-            except NameError as error:
-                raise ConfigurationError(
-                    f"the function's return type cannot be looked up ({error}): pass as_type=…"
-                ) from error
-        return self._kind
-
-    def try_early(self) -> None:
-        """Fail when decorating, unless it may only be too early."""
-        with contextlib.suppress(NameError):
-            self._kind = self._bind()
-
-    async def call(self, key: str, tags: tuple[str, ...], factory: Callable[[], Awaitable[Any]]) -> Any:
-        return await self._loader.call(key, self._kind or self.kind(), tags, factory)
-
-    def entry(self, key: str) -> Entry | None:
-        """The entry in memory if it may be found without further checks."""
-        tiers = self._tiers
-        if self._loader.disabled or (tiers.channel is not None and not (tiers.channel.live and tiers.trusted())):
-            return None
-        entry = tiers.memory.get(key)
-        kind = self.kind()
-        if entry is None or entry.fingerprint != kind.codec.fingerprint or (entry.promised and not kind.shared):
-            return None
-        return entry
-
-    async def invalidate(self, key: str) -> None:
-        await self._cache.invalidate(key)
-
-    async def refresh(self, key: str, tags: tuple[str, ...], factory: Callable[[], Awaitable[Any]]) -> Any:
-        return await self._loader.refresh(key, self.kind(), tags, factory)
-
-    async def peek(self, key: str) -> StoredValue | None:
-        return await self._cache._peek(key, self.kind())
 
 
 async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:

@@ -20,12 +20,13 @@ import cachetools
 
 from smriti_scale.cache.changes import tag_name
 from smriti_scale.cache.entry import Record, make_record
+from smriti_scale.cache.found import Found, Kind, Result
 from smriti_scale.cache.journal import Invalidation, Message
 from smriti_scale.cache.keys import EVERYTHING
 from smriti_scale.cache.sameness import immutable
 from smriti_scale.cache.singleflight import StillLoading
 from smriti_scale.cache.stores.redis import Grant, RedisStore, RedisUnavailable, TagState
-from smriti_scale.cache.tiers import Found, Kind, Result, Tiers
+from smriti_scale.cache.tiers import Tiers
 from smriti_scale.cache.wire import pack
 from smriti_scale.errors import ConfigurationError, DeadlineExceeded, UncacheableValue
 from smriti_scale.events import CacheHit, CacheLoaded, CacheMiss
