@@ -217,7 +217,8 @@ async def test_a_process_that_died_inside_its_transaction_holds_the_key_no_longe
 
 
 async def test_a_key_locked_by_a_living_transaction_is_busy(motor_db: Any) -> None:
-    store = MongoIdempotency(motor_db.once, lock_timeout=0.2)
+    await motor_db.create_collection("once")  # which may take longer than a lock is waited for
+    store = MongoIdempotency(motor_db.once, lock_timeout=1.0)
     assert await store.begin("k", "a", lease=30) == Granted()
     session = store._sessions["a"]
     async with session.start_transaction():
