@@ -115,7 +115,8 @@ async def test_a_page_without_text_gives_nothing_and_is_no_failure(write: Write)
         ("txt", b"%PDF-1.7\n"),
         ("txt", b"\x00\x01binary"),
     ],
-    ids=["words as pdf", "pdf as docx", "zip as docx", "pdf as txt", "binary as txt"],  # a zip holds the time it was made
+    # Named, since a zip holds the time it was made.
+    ids=["words as pdf", "pdf as docx", "zip as docx", "pdf as txt", "binary as txt"],
 )
 async def test_a_wrong_extension_is_told(write: Write, extension: str, data: bytes) -> None:
     with pytest.raises(ExtractionFailed, match="whatever its name says"):
