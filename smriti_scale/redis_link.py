@@ -23,13 +23,16 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import AbstractConnection as Connection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     BusyLoadingError,
+    ClusterDownError,
     ConnectionError as RedisConnectionError,
     NoScriptError,
     ReadOnlyError,
+    RedisClusterException,
+    RedisError,
     TimeoutError as RedisTimeoutError,
 )
 
@@ -37,11 +40,16 @@ from smriti_scale.errors import ConfigurationError
 
 RedisClient: TypeAlias = Redis | RedisCluster
 
+REDIS_ERRORS: tuple[type[Exception], ...] = (RedisError, RedisClusterException, OSError)
+"""Whatever a call to Redis may raise: redis-py's cluster has errors outside its own tree."""
+
 REDIS_FAILURES: tuple[type[Exception], ...] = (
     RedisConnectionError,
     RedisTimeoutError,
     BusyLoadingError,
     ReadOnlyError,
+    ClusterDownError,
+    RedisClusterException,
     OSError,
     TimeoutError,
 )
@@ -105,8 +113,13 @@ class RedisLink:
     async def aclose(self) -> None:
         """Close the running loop's client. A client that was given stays open."""
         client = self._clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.aclose()
+        if client is None:
+            return
+        await client.aclose()
+        pool = getattr(client, "connection_pool", None)
+        if isinstance(pool, SentinelConnectionPool):
+            for sentinel in pool.sentinel_manager.sentinels:  # redis-py leaves these open
+                await sentinel.aclose()
 
     def dedicated(self) -> Redis:
         """A client of its own on one server (pub/sub, tracking): the caller closes it."""

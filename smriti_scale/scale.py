@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.types import Scope
 
-from smriti_scale.cache import Cache
+from smriti_scale.cache import Cache, HTTPCacheMiddleware
 from smriti_scale.compression import setup_compression
 from smriti_scale.errors import InvalidCausalToken
 from smriti_scale.events import Events
@@ -143,6 +143,13 @@ class Scale:
             )
         setup_rate_limiting(app, self.limiter)
         setup_compression(app, minimum_size=self.settings.compression_minimum_size)
+        if self.settings.http_cache:  # outside of compression: what it keeps is coded already
+            app.add_middleware(
+                HTTPCacheMiddleware,
+                cache=self.cache,
+                session_cookies=self.settings.session_cookies,
+                events=self.events,
+            )
         checks = [Check("mongodb", self.mongo.ping)]
         if self._redis is not None:
             checks.append(Check("redis", self._ping_redis, required=False))
@@ -187,12 +194,11 @@ class Scale:
     async def _see_to_indexes(self) -> None:
         if self.indexes is None or self.settings.indexes == "off":
             return
-        plan = await self.indexes.plan(self.mongo.write)
-        if plan.is_empty:
-            return
         if self.settings.indexes == "apply":
-            await plan.apply()
-        else:
+            await self.indexes.apply(self.mongo.write, events=self.events)
+            return
+        plan = await self.indexes.plan(self.mongo.write)
+        if not plan.is_empty:
             _log.warning("the database lacks declared indexes: apply the plan\n%s", plan)
 
     def _start_sentry(self) -> None:

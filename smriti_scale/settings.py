@@ -89,11 +89,22 @@ class ScaleSettings(BaseSettings):
     """Networks whose `X-Forwarded-For` is believed, for instance `10.0.0.0/8`. Empty: believe nobody."""
 
     compression_minimum_size: int = Field(1000, ge=0)
+    http_cache: bool = True
+    """Entity tags and 304 for every whole answer; routes under `@http_cache` are kept, as bytes."""
+    session_cookies: Strings = ()
+    """Names of the cookies that sign people in; empty says that none does (bearer tokens)."""
 
     sentry_dsn: SecretStr | None = Field(None, validation_alias=_plain("SENTRY_DSN"))
     traces_sample_rate: float = Field(0.1, ge=0, le=1)
 
-    @field_validator("default_limits", "application_limits", "trusted_proxies", "previous_secret_keys", mode="before")
+    @field_validator(
+        "default_limits",
+        "application_limits",
+        "session_cookies",
+        "trusted_proxies",
+        "previous_secret_keys",
+        mode="before",
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

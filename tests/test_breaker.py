@@ -141,3 +141,46 @@ async def test_changes_of_state_are_events() -> None:
 def test_settings_that_cannot_work_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError):
         CircuitBreaker("redis", **wrong)  # type: ignore[arg-type]
+
+
+async def test_a_caller_who_is_cancelled_is_not_told_of_a_deadline() -> None:
+    breaker = CircuitBreaker("server", timeout=30.0)
+    call = asyncio.create_task(breaker.call(asyncio.Event().wait()))
+    await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert breaker.state == "closed"
+
+
+async def test_each_of_many_calls_has_its_own_deadline_though_they_share_a_timer() -> None:
+    breaker = CircuitBreaker("server", timeout=0.05, threshold=100)
+    answered = asyncio.Event()
+
+    async def late() -> str:
+        try:
+            await breaker.call(asyncio.Event().wait())
+        except DeadlineExceeded:
+            return "late"
+        return "answered"
+
+    async def quick() -> str:
+        await breaker.call(answered.wait())
+        return "answered"
+
+    first = [asyncio.create_task(late()) for _ in range(5)]
+    second = [asyncio.create_task(quick()) for _ in range(5)]
+    await asyncio.sleep(0)
+    answered.set()
+    assert await asyncio.gather(*second) == ["answered"] * 5
+    assert await asyncio.gather(*first) == ["late"] * 5
+    assert await asyncio.gather(*(late() for _ in range(3))) == ["late"] * 3
+
+
+async def test_a_deadline_of_the_callers_own_outside_is_left_to_it() -> None:
+    breaker = CircuitBreaker("server", timeout=30.0)
+    with pytest.raises(TimeoutError) as raised:
+        async with asyncio.timeout(0.01):
+            await breaker.call(asyncio.Event().wait())
+    assert not isinstance(raised.value, DeadlineExceeded)
+    assert breaker.state == "closed"

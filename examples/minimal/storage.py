@@ -23,8 +23,8 @@ async def main() -> None:
         picture = b"\x89PNG\r\n\x1a\n" + bytes(5000)
         key = new_key("pictures", suffix=".png")
         stored = await store.put(key, upload(picture), content_types=("image/png",), max_size=10_000)
-        print(f"stored {stored.size} bytes of {stored.content_type}")  # noqa: T201
-        print("served at", (await store.url(key)).partition("?")[0].replace(key, "…"))  # noqa: T201
+        print(f"stored {stored.size} bytes of {stored.content_type}")
+        print("served at", (await store.url(key)).partition("?")[0].replace(key, "…"))
         for attempt in (
             store.put(key, picture),
             store.put(new_key(), b"<script>", content_types=("image/png",)),
@@ -33,8 +33,8 @@ async def main() -> None:
             try:
                 await attempt
             except (ObjectExists, ObjectTooLarge, UnacceptableContent) as error:
-                print(f"refused: {str(error).replace(key, '…')}")  # noqa: T201
-        print("deleted:", await store.delete(key), await store.delete(key))  # noqa: T201
+                print(f"refused: {str(error).replace(key, '…')}")
+        print("deleted:", await store.delete(key), await store.delete(key))
 
 
 if __name__ == "__main__":

@@ -46,9 +46,9 @@ async def main() -> None:
         if await app.dead_letters.count() and len(greetings()) == 2:
             break
         await asyncio.sleep(0.1)
-    print(*sorted(greetings()), sep="\n")  # noqa: T201
+    print(*sorted(greetings()), sep="\n")
     for letter in await app.dead_letters.newest():
-        print(f"dead: {letter.task} ({letter.error}, {letter.retries} retries)")  # noqa: T201
+        print(f"dead: {letter.task} ({letter.error}, {letter.retries} retries)")
         await app.dead_letters.purge(letter)
     await app.aclose()
 

@@ -9,20 +9,21 @@ import inspect
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar, cast
 from weakref import ref
 
 from smriti_scale.cache.codecs import BoundCodec, Codec, JSONCodec
-from smriti_scale.cache.entry import TTL, Entry, make_policy, seconds
+from smriti_scale.cache.entry import TTL, make_policy, seconds
+from smriti_scale.cache.found import Kind
 from smriti_scale.cache.function import CachedFunction, Function, may_share_keys, return_type
 from smriti_scale.cache.journal import Invalidation
 from smriti_scale.cache.keys import checked_tags, direct_key
 from smriti_scale.cache.loading import FillHook, Loader
 from smriti_scale.cache.stats import CacheStats
 from smriti_scale.cache.stores.memory import MemoryStore
-from smriti_scale.cache.tiers import Kind, Settings, Tiers
+from smriti_scale.cache.target import Target
+from smriti_scale.cache.tiers import Settings, Tiers
 from smriti_scale.clock import SYSTEM_CLOCK, Clock
 from smriti_scale.context import causal_position
 from smriti_scale.errors import CircuitOpen, ConfigurationError
@@ -36,18 +37,6 @@ _log = logging.getLogger("smriti_scale.cache")
 
 InvalidationHook = Callable[[Invalidation], Awaitable[None] | None]
 """Called in the process that invalidates, after every process was told."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredValue:
-    """What `peek` finds."""
-
-    value: Any
-    age: float
-    """Seconds since it was loaded."""
-    expires_in: float
-    """Seconds until it stops being fresh; negative for a stale one."""
-    tags: tuple[str, ...]
 
 
 class Cache:
@@ -245,16 +234,16 @@ class Cache:
         chosen = codec or self._codec
 
         def decorate(function: Callable[P, Coroutine[Any, Any, T]]) -> CachedFunction[P, T]:
-            kind = _LateKind(function, chosen, as_type, local_names)
-            target = _Target(
-                self,
-                lambda: kind.get(lambda bound: Kind(made.label, policy, bound, shared=shared, tags_from=tags_from)),
-            )
+            def bind() -> Kind:
+                type_ = as_type if as_type is not None else return_type(function, local_names=local_names)
+                return Kind(made.label, policy, chosen.bind(type_), shared=shared, tags_from=tags_from)
+
+            target = Target(self._loader, self._tiers, bind, invalidate=self.invalidate)
             made = Function(
                 function, key=key, exclude=exclude, tags=tags, target=target, monotonic=self.clock.monotonic
             )
             self._register(made)
-            kind.try_early(target)
+            target.try_early()
             return cast("CachedFunction[P, T]", made.wrapper)
 
         return decorate
@@ -385,15 +374,6 @@ class Cache:
 
         return remove
 
-    async def _peek(self, key: str, kind: Kind) -> StoredValue | None:
-        if self._loader.disabled:
-            return None
-        found = await self._loader.look(key, kind)
-        if found is None:
-            return None
-        now = self.clock.time()
-        return StoredValue(found.result.take(), max(0.0, now - found.born), found.fresh_until - now, found.tags)
-
     async def _change(self, change: Invalidation) -> None:
         if not (change.keys or change.tags or change.everything):
             return
@@ -450,74 +430,6 @@ class Cache:
         except TypeError:  # an unhashable type, such as Annotated with a list
             bound = self._codec.bind(as_type)
         return Kind("direct", make_policy(ttl, early=0.0), bound)
-
-
-class _LateKind:
-    """A function's return type may name what is defined later in the module: it is looked up on first need."""
-
-    def __init__(self, function: Callable[..., Any], codec: Codec, as_type: Any, local_names: dict[str, Any]) -> None:
-        self._function = function
-        self._codec = codec
-        self._as_type = as_type
-        self._local_names = local_names
-        self._kind: Kind | None = None
-
-    def get(self, make: Callable[[Any], Kind]) -> Kind:
-        if self._kind is None:
-            if self._as_type is not None:
-                type_ = self._as_type
-            else:
-                try:
-                    type_ = return_type(self._function, local_names=self._local_names)
-                except NameError as error:
-                    raise ConfigurationError(
-                        f"the return type of {self._function.__qualname__} cannot be looked up ({error}): "
-                        "pass as_type=…"
-                    ) from error
-            self._kind = make(self._codec.bind(type_))
-            self._local_names = {}
-        return self._kind
-
-    def try_early(self, target: _Target) -> None:
-        """Fail when decorating, unless it may only be too early."""
-        try:
-            target.kind()
-        except ConfigurationError as error:
-            if not isinstance(error.__cause__, NameError):
-                raise
-
-
-class _Target:
-    """The cache, seen from one function."""
-
-    def __init__(self, cache: Cache, kind: Callable[[], Kind]) -> None:
-        self._cache = cache
-        self._loader = cache._loader
-        self._tiers = cache._tiers
-        self.kind = kind
-
-    async def call(self, key: str, tags: tuple[str, ...], factory: Callable[[], Awaitable[Any]]) -> Any:
-        return await self._loader.call(key, self.kind(), tags, factory)
-
-    def entry(self, key: str) -> Entry | None:
-        """The entry in memory if it may be found without further checks."""
-        tiers = self._tiers
-        if self._loader.disabled or (tiers.channel is not None and not (tiers.channel.live and tiers.trusted())):
-            return None
-        entry = tiers.memory.get(key)
-        kind = self.kind()
-        if entry is None or entry.fingerprint != kind.codec.fingerprint or (entry.promised and not kind.shared):
-            return None
-        return entry
-
-    async def invalidate(self, key: str) -> None:
-        await self._cache.invalidate(key)
-
-    async def refresh(self, key: str, tags: tuple[str, ...], factory: Callable[[], Awaitable[Any]]) -> Any:
-        return await self._loader.refresh(key, self.kind(), tags, factory)
-
-    async def peek(self, key: str) -> StoredValue | None:
-        return await self._cache._peek(key, self.kind())
 
 
 async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:

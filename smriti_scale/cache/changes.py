@@ -59,6 +59,8 @@ class Changes:
 
     def since(self, start: int, names: Iterable[str]) -> bool:
         """Whether any of the names changed after `start`."""
+        if self._count == start:
+            return False
         return self._everything > start or any(self._at.get(name, 0) > start for name in names)
 
 

@@ -18,10 +18,10 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
 
+from smriti_scale.cache.cancelling import cancel
 from smriti_scale.errors import DeadlineExceeded
-from smriti_scale.redis_link import RedisLink
+from smriti_scale.redis_link import REDIS_ERRORS, RedisLink
 
 _log = logging.getLogger("smriti_scale.cache")
 
@@ -84,8 +84,7 @@ class Channel:
 
     async def aclose(self) -> None:
         """Stop listening."""
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        await cancel([self._task])
         self.live = False
         self.trusted_until = 0.0
 
@@ -108,7 +107,7 @@ class Channel:
                 self._on_live()
                 self._first.set()
                 await self._serve(connection)
-            except (RedisError, OSError, TimeoutError) as error:
+            except REDIS_ERRORS as error:
                 log = _log.warning if was_live else _log.debug
                 log("the cache's invalidation channel is lost: %s", error, extra={"channel": self._name})
             finally:
@@ -116,7 +115,7 @@ class Channel:
                 if was_live:
                     self._on_lost()
                 if connection is not None:
-                    with contextlib.suppress(RedisError, OSError):
+                    with contextlib.suppress(*REDIS_ERRORS):
                         await connection.disconnect(nowait=True)
             self._first.set()
             await asyncio.sleep(wait * (0.5 + random.random() / 2))
@@ -130,9 +129,10 @@ class Channel:
             for task in done:
                 await task
         finally:
+            await cancel(tasks)
             for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+                if not task.cancelled():
+                    task.exception()  # seen: one of them is being raised, the other came with it
 
     async def _read(self, connection: AbstractConnection) -> None:
         while True:

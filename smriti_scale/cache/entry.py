@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from smriti_scale.errors import ConfigurationError
 
@@ -120,8 +120,7 @@ def seconds(value: TTL, *, name: str, zero: bool = False) -> float:
     return float(number)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """An entry as it is stored: times are wall time (seconds since the epoch), ordered as named."""
 
     born: float

@@ -13,13 +13,13 @@ import types
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import date
-from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
 from uuid import UUID
 
 from bson import ObjectId
 
 from smriti_scale.cache.entry import Entry
-from smriti_scale.cache.keys import Field, Template, parse_template
+from smriti_scale.cache.keys import Field, Template, encode_value, parse_template, plain_text, shorten
 from smriti_scale.context import causal_position
 from smriti_scale.errors import CacheKeyError, ConfigurationError
 
@@ -87,7 +87,7 @@ class Target(Protocol):
 
     def entry(self, key: str) -> Entry | None: ...
 
-    async def invalidate(self, key: str) -> None: ...
+    invalidate: Callable[[str], Awaitable[None]]
 
     async def refresh(self, key: str, tags: tuple[str, ...], factory: Callable[[], Awaitable[Any]]) -> Any: ...
 
@@ -127,6 +127,9 @@ class Function:
             "_sc_function": self,
             "_sc_slow": self._slow,
             "_sc_none": None,
+            "_sc_key": encode_value,
+            "_sc_tag": plain_text,
+            "_sc_shorten": shorten,
         }
         self.wrapper = self._generate(original)
 
@@ -156,12 +159,21 @@ class Function:
                 "      return _sc_entry.value",
                 "    return _sc_entry.load(_sc_entry.raw)",
             ]
-        lines += [f"  return await _sc_slow(({values}))", f"def bind({declared}):", f"  return ({values})"]
+        key = f"_sc_shorten({_joined(self.template, '_sc_key')})"
+        tags = "".join(f"{_joined(template, '_sc_tag')}, " for template in self._tags)
+        lines += [
+            f"  return await _sc_slow(({values}))",
+            f"def bind({declared}):",
+            f"  return ({values})",
+            f"def render({', '.join(self._names)}):",
+            f"  return {key}, ({tags})",
+        ]
         exec("\n".join(lines), self._scope)  # noqa: S102 - the source is made of checked identifiers only
         wrapper = self._scope["wrapper"]
         functools.update_wrapper(wrapper, original)
         wrapper.__defaults__ = original.__defaults__
         wrapper.__kwdefaults__ = original.__kwdefaults__
+        self._render: Callable[..., tuple[str, tuple[str, ...]]] = self._scope["render"]
         bind = self._scope["bind"]
         bind.__defaults__, bind.__kwdefaults__ = wrapper.__defaults__, wrapper.__kwdefaults__
         bind.__name__ = bind.__qualname__ = original.__name__  # errors about arguments name the function
@@ -201,13 +213,18 @@ class Function:
         self._hot[entry.hot_key] = entry
 
     def _plan(self, values: tuple[Any, ...]) -> tuple[str, tuple[str, ...], Callable[[], Awaitable[Any]]]:
-        arguments = dict(zip(self._names, values, strict=True))
-        key = self.template.key(arguments)
-        tags = tuple([template.tag(arguments) for template in self._tags])
+        key, tags = self._names_of(values)
         return key, tags, functools.partial(_invoke, self._call_original, self._signature, values)
 
+    def _names_of(self, values: tuple[Any, ...]) -> tuple[str, tuple[str, ...]]:
+        try:
+            return self._render(*values)
+        except (AttributeError, LookupError, TypeError):
+            arguments = dict(zip(self._names, values, strict=True))  # again, for an error that explains itself
+            return self.template.key(arguments), tuple([template.tag(arguments) for template in self._tags])
+
     def key(self, *args: Any, **kwargs: Any) -> str:
-        return self.template.key(dict(zip(self._names, self._bind(*args, **kwargs), strict=True)))
+        return self._names_of(self._bind(*args, **kwargs))[0]
 
     async def invalidate(self, *args: Any, **kwargs: Any) -> None:
         await self._target.invalidate(self.key(*args, **kwargs))
@@ -218,6 +235,16 @@ class Function:
 
     async def peek(self, *args: Any, **kwargs: Any) -> Any:
         return await self._target.peek(self.key(*args, **kwargs))
+
+
+def _joined(template: Template, encode: str) -> str:
+    """Source of what `Template.key` or `Template.tag` makes, without their loops."""
+    border = ("'<' + ", " + '>'") if encode == "_sc_key" else ("", "")
+    parts = [
+        repr(part) if isinstance(part, str) else f"{border[0]}{encode}({part.expression}){border[1]}"
+        for part in template.parts
+    ]
+    return " + ".join(parts)
 
 
 def _invoke(original: Callable[..., Awaitable[Any]], signature: inspect.Signature, values: tuple[Any, ...]) -> Any:
@@ -315,10 +342,14 @@ def _tag_template(tag: str, *, names: Sequence[str], label: str) -> Template:
 
 def may_share_keys(new: Function, old: Function) -> bool:
     """Whether one is the other defined again (a reload, a notebook's cell), so that they are one in meaning."""
-    mine, theirs = new.original(), old.original()
+    mine: Any = new.original()
+    theirs: Any = old.original()
     if mine is theirs or mine is None or theirs is None:
         return True
-    return new.label == old.label and "<locals>" not in cast("Any", mine).__qualname__
+    if new.label != old.label or "<locals>" in mine.__qualname__:
+        return False
+    # Two functions of one name in a module are two all the same.
+    return mine.__module__ == "__main__" or bool(mine.__code__.co_firstlineno == theirs.__code__.co_firstlineno)
 
 
 def return_type(function: Callable[..., Any], *, local_names: Mapping[str, Any]) -> Any:

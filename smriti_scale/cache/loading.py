@@ -20,12 +20,13 @@ import cachetools
 
 from smriti_scale.cache.changes import tag_name
 from smriti_scale.cache.entry import Record, make_record
+from smriti_scale.cache.found import Found, Kind, Result
 from smriti_scale.cache.journal import Invalidation, Message
 from smriti_scale.cache.keys import EVERYTHING
 from smriti_scale.cache.sameness import immutable
 from smriti_scale.cache.singleflight import StillLoading
 from smriti_scale.cache.stores.redis import Grant, RedisStore, RedisUnavailable, TagState
-from smriti_scale.cache.tiers import Found, Kind, Result, Tiers
+from smriti_scale.cache.tiers import Tiers
 from smriti_scale.cache.wire import pack
 from smriti_scale.errors import ConfigurationError, DeadlineExceeded, UncacheableValue
 from smriti_scale.events import CacheHit, CacheLoaded, CacheMiss
@@ -77,30 +78,27 @@ class Loader:
             return self._stale(found, kind)
         return await self._wait_for_load(key, kind, tags, factory, fallback=found, position=position)
 
-    async def find(self, key: str, kind: Kind, tags: tuple[str, ...]) -> tuple[Found | None, str | None]:
+    async def find(
+        self, key: str, kind: Kind, tags: tuple[str, ...], *, count: bool = True
+    ) -> tuple[Found | None, str | None]:
         """What the tiers have, and the caller's causal position if memory could not answer them because of it."""
-        found, position = await self._look(key, kind, tags)
-        if found is not None:
-            self._count_hit(found, kind)
-        return found, position
-
-    async def look(self, key: str, kind: Kind) -> Found | None:
-        """What the tiers have; not counted."""
-        return (await self._look(key, kind, ()))[0]
-
-    async def _look(self, key: str, kind: Kind, tags: tuple[str, ...]) -> tuple[Found | None, str | None]:
         tiers = self._tiers
         await tiers.ready()
         position = tiers.must_verify()
         found = tiers.in_memory(key, kind) if position is None else None
-        if (found is None or found.state == "fallback") and tiers.redis is not None and tiers.redis.up:
+        redis = tiers.redis
+        if (found is None or found.state == "fallback") and redis is not None and redis.up:
             start = tiers.changes.begin()
             try:
-                found = await tiers.look_in_redis(key, kind, tags, start=start) or found
+                (raw,), versions = await redis.read((key,), tags)
+                if raw is not None:
+                    found = await tiers.accept(key, raw, versions, kind, start=start) or found
             except RedisUnavailable:
                 pass
             finally:
                 tiers.changes.end(start)
+        if count and found is not None:
+            self._count_hit(found, kind)
         return found, position
 
     async def refresh(self, key: str, kind: Kind, tags: tuple[str, ...], factory: Factory) -> Any:
@@ -358,7 +356,7 @@ class Loader:
 
     async def _load_alone(self, key: str, kind: Kind, tags: tuple[str, ...], factory: Factory, *, start: int) -> Result:
         tiers = self._tiers
-        positions = tiers.positions.of([key, *map(tag_name, tags)], now=tiers.now())
+        positions = tiers.positions.of([key, *map(tag_name, (EVERYTHING, *tags))], now=tiers.now())
         # Only when Redis is down do all processes load everything; a load inside a load has a place already.
         crowded = tiers.has_redis and not _loading.get()
         async with self._place() if crowded else contextlib.nullcontext():

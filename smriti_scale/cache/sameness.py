@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 _ATOMS = frozenset({str, int, bool, bytes, type(None), UUID, ObjectId, date, timedelta})
 _IMMUTABLE = _ATOMS | {float, complex, datetime, time, Decimal, range}
+_MUTABLE = frozenset({list, dict, set, bytearray})
 
 
 def same(left: Any, right: Any) -> bool:
@@ -61,7 +62,11 @@ def _types(values: AbstractSet[Any]) -> dict[Any, type]:
 def immutable(value: Any) -> bool:
     """Whether the value can be handed to many callers, since none can change it."""
     kind = type(value)
-    if kind in _IMMUTABLE or isinstance(value, Enum):
+    if kind in _IMMUTABLE:
+        return True
+    if kind in _MUTABLE:
+        return False
+    if isinstance(value, Enum):
         return True
     if kind is tuple or kind is frozenset:
         return all(map(immutable, value))

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Collection, Coroutine
 from typing import Any, Generic, TypeVar
 
+from smriti_scale.cache.cancelling import cancel
 from smriti_scale.errors import ScaleError
 
 T = TypeVar("T")
@@ -119,8 +120,4 @@ class Flights(Generic[T]):
 
     async def aclose(self) -> None:
         """Cancel every load and wait for its end."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await cancel(list(self._tasks))

@@ -6,26 +6,25 @@ Everything here is about entries that exist; `loading.py` makes them.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import random
 import secrets
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import cachetools
 
+from smriti_scale.cache.cancelling import cancel
 from smriti_scale.cache.changes import Changes, tag_name
-from smriti_scale.cache.codecs import BoundCodec
 from smriti_scale.cache.coherence import Channel, Waiters
-from smriti_scale.cache.entry import Entry, Policy, Record, State, early_by
+from smriti_scale.cache.entry import Entry, Record, early_by
+from smriti_scale.cache.found import Found, Kind, Result
 from smriti_scale.cache.function import Function
 from smriti_scale.cache.journal import Invalidation, Journal, Message, Positions
 from smriti_scale.cache.keys import EVERYTHING
-from smriti_scale.cache.sameness import held_bytes, immutable
+from smriti_scale.cache.sameness import immutable
 from smriti_scale.cache.singleflight import Flights
 from smriti_scale.cache.stats import Counters
 from smriti_scale.cache.stores.memory import MemoryStore
@@ -35,7 +34,7 @@ from smriti_scale.clock import Clock
 from smriti_scale.context import causal_position
 from smriti_scale.errors import ConfigurationError
 from smriti_scale.events import CacheChannelChanged, CacheRejected, Events
-from smriti_scale.redis_link import RedisLink
+from smriti_scale.redis_link import REDIS_ERRORS, RedisLink
 
 _log = logging.getLogger("smriti_scale.cache")
 
@@ -52,70 +51,6 @@ class Settings:
     own_write_window: float
     causal_window: float
     compress_over: int | None
-
-
-@dataclass(slots=True)
-class Kind:
-    """One kind of call: a decorated function, or direct use with a type."""
-
-    label: str
-    policy: Policy
-    codec: BoundCodec[Any]
-    shared: bool = False
-    tags_from: Callable[[Any], Iterable[str]] | None = None
-    _bytes_per_byte: float = field(default=0.0, init=False)
-
-    def weigh(self, value: Any, payload: bytes) -> int:
-        """Bytes that a shared value holds: measured on the first, then by the length of its payload."""
-        if self._bytes_per_byte == 0 or len(payload) < 64:
-            held = held_bytes(value)
-            self._bytes_per_byte = max(self._bytes_per_byte, held / len(payload)) if len(payload) >= 64 else 0.0
-            return held
-        return int(len(payload) * self._bytes_per_byte)
-
-
-class Result:
-    """A value on its way to one or many callers, each of whom gets a copy of their own unless it may be shared.
-
-    Args:
-        value: the shared value, or one copy for whoever takes first (`EMPTY` for none).
-        load: makes a copy from `raw`; None when the value is shared.
-    """
-
-    __slots__ = ("_load", "_raw", "_value")
-
-    EMPTY: Any = object()
-
-    def __init__(self, value: Any, *, load: Callable[[bytes], Any] | None = None, raw: bytes = b"") -> None:
-        self._value = value
-        self._load = load
-        self._raw = raw
-
-    def peek(self) -> Any:
-        """The first copy, to look at or pass on in place of this result."""
-        return self._value
-
-    def take(self) -> Any:
-        """The value for one caller."""
-        if self._load is None:
-            return self._value
-        value, self._value = self._value, self.EMPTY
-        return self._load(self._raw) if value is self.EMPTY else value
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a tier had."""
-
-    state: State
-    result: Result
-    source: Literal["memory", "redis"]
-    born: float
-    fresh_until: float
-    """Wall time."""
-    tags: tuple[str, ...]
-    refresh: bool
-    """To be served, and renewed in the background."""
 
 
 class Tiers:
@@ -197,11 +132,7 @@ class Tiers:
         if self._tasks:
             # Leases are being given back and changes told: they get their deadline, not more.
             await asyncio.wait(list(self._tasks), timeout=self.settings.timeout)
-        tasks = [*self._tasks, *([self._recovery] if self._recovery else [])]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await cancel([*self._tasks, *([self._recovery] if self._recovery else [])])
         if self.channel is not None:
             await self.channel.aclose()
         if self.redis is not None:
@@ -266,16 +197,6 @@ class Tiers:
             refresh,
         )
 
-    async def look_in_redis(self, key: str, kind: Kind, tags: Sequence[str], *, start: int) -> Found | None:
-        """The entry in Redis, if its tags have not changed; kept in memory on the way.
-
-        Raises:
-            RedisUnavailable: Redis cannot be asked.
-        """
-        assert self.redis is not None  # noqa: S101 - callers asked `redis_is_up`
-        (raw,), versions = await self.redis.read((key,), tags)
-        return await self.accept(key, raw, versions, kind, start=start)
-
     async def accept(
         self, key: str, raw: bytes | None, versions: dict[str, bytes | None], kind: Kind, *, start: int
     ) -> Found | None:
@@ -289,17 +210,17 @@ class Tiers:
         if record.fingerprint != kind.codec.fingerprint:
             self._reject(key, kind, "type")
             return None
-        unknown = [tag for tag, _ in record.tags if tag not in versions]
-        if unknown:
-            versions = versions | await self.redis.versions(unknown)
-        if any(versions[tag] != version for tag, version in record.tags):
-            return None
+        for tag, version in record.tags:
+            if tag not in versions:  # the value's own tags were not known before
+                versions |= await self.redis.versions([tag for tag, _ in record.tags if tag not in versions])
+            if versions[tag] != version:
+                return None
         state = record.state(self.clock.time())
         if state == "dead":
             return None
         kept = self.in_memory(key, kind)
         if kept is not None and kept.born == record.born:
-            return dataclasses.replace(kept, source="redis")  # another caller of the same turn was first
+            return kept._replace(source="redis")  # another caller of the same turn was first
         try:
             value = kind.codec.loads(record.payload)
         except Exception:  # noqa: BLE001 - whatever a codec raises, the value is of no use
@@ -307,10 +228,12 @@ class Tiers:
             return None
         result = self.keep(key, record, value, kind, start=start)
         refresh = state == "stale" or (state == "fresh" and not self.memory.enabled and self._is_early(record, kind))
-        tags = tuple(tag for tag, _ in record.tags if tag != EVERYTHING)
+        tags = tuple([tag for tag, _ in record.tags if tag != EVERYTHING])
         return Found(state, result, "redis", record.born, record.fresh_until, tags, refresh)
 
     def _is_early(self, record: Record, kind: Kind) -> bool:
+        if kind.policy.early == 0 or record.delta == 0:
+            return False
         ahead = early_by(record.delta, beta=kind.policy.early, random=random.random())
         return self.clock.time() >= record.fresh_until - ahead
 
@@ -333,8 +256,10 @@ class Tiers:
         """Put a record into memory, unless one of its names changed since `start`; the value for its callers."""
         shares = kind.shared or immutable(value)
         result = Result(value) if shares else Result(value, load=kind.codec.loads, raw=record.payload)
-        tags = tuple(tag for tag, _ in record.tags if tag != EVERYTHING)
-        if self.changes.since(start, [key, *map(tag_name, tags)]) or not self.memory.enabled:
+        if not self.memory.enabled:
+            return result
+        tags = tuple([tag for tag, _ in record.tags if tag != EVERYTHING])
+        if self.changes.since(start, [key, *map(tag_name, tags)]):
             return result
         entry = Entry(key, record, now_wall=self.clock.time(), now=self.now())
         entry.tags = tags
@@ -364,6 +289,8 @@ class Tiers:
         self.memory.drop_tags(change.tags)
         self.flights.detach(change.keys, change.tags)
         if change.position is not None:
+            if change.everything:
+                names.append(tag_name(EVERYTHING))
             self.positions.note(names, change.position, now=self.now())
 
     def forget_everything(self) -> None:
@@ -438,9 +365,7 @@ class Tiers:
                 try:
                     await redis.connect()
                     await self._replay()
-                except (RedisUnavailable, OSError) as error:
-                    redis.breaker.failed(error)
-                except Exception as error:  # noqa: BLE001 - redis raises many kinds; all of them mean: not yet
+                except (RedisUnavailable, *REDIS_ERRORS) as error:  # type: ignore[misc]
                     redis.breaker.failed(error)
                 else:
                     redis.breaker.succeeded()

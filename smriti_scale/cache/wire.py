@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from functools import lru_cache
 
 import orjson
 
@@ -14,7 +15,7 @@ from smriti_scale.cache.entry import Record
 
 _HEAD = struct.Struct("<4sIBdddddII")
 _MAGIC = b"\x93sc1"
-_CHECKED_FROM = 8  # the checksum covers all that follows it
+_CHECKED_FROM = 8  # the checksum covers all that follows it; Adler-32, since it is read on every hit
 _COMPRESSED = 1
 _MAX_INFLATED = 512 * 2**20  # Redis holds no more than this in one value, so no honest writer had more
 
@@ -29,7 +30,7 @@ def pack(record: Record, *, compress_over: int | None) -> bytes:
     meta = orjson.dumps([record.fingerprint, [[tag, version.decode()] for tag, version in record.tags]])
     times = (record.born, record.fresh_until, record.stale_until, record.fallback_until, record.delta)
     body = _HEAD.pack(_MAGIC, 0, flags, *times, len(meta), length)[_CHECKED_FROM:] + meta + payload
-    return _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
+    return _MAGIC + zlib.adler32(body).to_bytes(4, "little") + body
 
 
 def unpack(raw: bytes) -> Record | None:
@@ -37,7 +38,7 @@ def unpack(raw: bytes) -> Record | None:
     if len(raw) < _HEAD.size or raw[:4] != _MAGIC:
         return None
     _, checksum, flags, born, fresh, stale, fallback, delta, meta_length, length = _HEAD.unpack_from(raw)
-    if zlib.crc32(memoryview(raw)[_CHECKED_FROM:]) != checksum:
+    if zlib.adler32(memoryview(raw)[_CHECKED_FROM:]) != checksum:
         return None
     start = _HEAD.size + meta_length
     payload = raw[start:]
@@ -49,19 +50,16 @@ def unpack(raw: bytes) -> Record | None:
     if len(payload) != length:
         return None
     try:
-        fingerprint, tags = orjson.loads(raw[_HEAD.size : start])
+        fingerprint, tags = _meta(raw[_HEAD.size : start])
     except ValueError:
         return None
-    return Record(
-        born=born,
-        fresh_until=fresh,
-        stale_until=stale,
-        fallback_until=fallback,
-        delta=delta,
-        fingerprint=fingerprint,
-        tags=tuple((tag, version.encode()) for tag, version in tags),
-        payload=payload,
-    )
+    return Record(born, fresh, stale, fallback, delta, fingerprint, tags, payload)
+
+
+@lru_cache(4096)  # the entries of a function, and all reads of one entry, share what is here
+def _meta(raw: bytes) -> tuple[str, tuple[tuple[str, bytes], ...]]:
+    fingerprint, tags = orjson.loads(raw)
+    return fingerprint, tuple((tag, version.encode()) for tag, version in tags)
 
 
 def _inflate(payload: bytes, length: int) -> bytes | None:

@@ -220,7 +220,7 @@ class LocalMongo:
 
     async def pause(self, member: Member) -> None:
         """SIGSTOP: the node accepts connections (the kernel does) and answers nothing."""
-        member._own().pause()
+        await asyncio.to_thread(member._own().pause)
 
     async def resume(self, member: Member) -> None:
         """Let a paused node go on."""

@@ -7,11 +7,15 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 from smriti_scale.errors import LocalServerError
 from smriti_scale.local import _guardian
 from smriti_scale.local.diagnosis import diagnose
 from smriti_scale.local.folder import DataFolder
+
+_STANDSTILL = 5.0
 
 _GRACE = 10.0
 """Seconds a server gets to stop by itself before it is killed."""
@@ -78,14 +82,29 @@ class ServerProcess:
             return ""
 
     def pause(self) -> None:
-        """SIGSTOP: connections stay open and nothing is answered."""
+        """SIGSTOP: connections stay open and nothing is answered. Returns once the server stands still; blocks."""
         self._order(_guardian.PAUSE)
         self.paused = True
+        self._await_stop()
 
     def resume(self) -> None:
         """SIGCONT."""
         self._order(_guardian.RESUME)
         self.paused = False
+
+    def _await_stop(self) -> None:
+        """The guardian passes the signal on, and the kernel acts on it a moment later. Other systems than Linux do
+        not tell the state of a process; there the moment has to do."""
+        deadline = time.monotonic() + _STANDSTILL
+        while self.alive() and time.monotonic() < deadline:
+            try:
+                state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                time.sleep(_STANDSTILL / 20)
+                return
+            if state in "Tt":
+                return
+            time.sleep(0.001)
 
     def begin_stop(self, *, now: bool = False) -> None:
         """Ask the server to end, without waiting: several servers then stop side by side."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
@@ -166,7 +167,7 @@ class LocalRedis:
 
     async def pause(self) -> None:
         """SIGSTOP: the server accepts connections (the kernel does) and answers nothing."""
-        self._own().pause()
+        await asyncio.to_thread(self._own().pause)
 
     async def resume(self) -> None:
         """Let a paused server go on."""

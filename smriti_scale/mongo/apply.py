@@ -67,7 +67,7 @@ async def _run(
 
     async with Lease(db[BOOKKEEPING], wait=wait, waiting=waiting) as lease:
         fresh = await make_plan(db, indexes, policy)
-        planned = {step.key for step in plan.changes}
+        planned = {key for step in plan.changes for key in _foreseen(step)}
         unforeseen = [step for step in fresh.changes if step.key not in planned]
         if unforeseen:
             steps = ", ".join(f"{step.kind} {step.collection}.{step.name}" for step in unforeseen)
@@ -76,6 +76,14 @@ async def _run(
         todo = [step for step in fresh.changes if not step.refused]
         applier = _Applier(db, fresh, todo, lease, progress, prepare_unique, events)
         return await applier.run()
+
+
+def _foreseen(step: Step) -> list[tuple[str, str, str]]:
+    """What a step is, and what remains of it when another instance was interrupted in the middle of it."""
+    keys = [step.key]
+    if step.replaces is not None:
+        keys += [("create", step.collection, step.name), ("hide", step.collection, step.replaces)]
+    return keys
 
 
 def _refuse(plan: IndexPlan, *, skip_refused: bool) -> None:
@@ -173,12 +181,9 @@ class _Applier:
             await self._record(collection, step.name, superseded_by=None)
         specs = [step.index.to_server(name=step.name) for step in batch]
         await build(self.db, collection, specs, progress=partial(self._tell, place))
-        replaced = [step for step in batch if step.replaces is not None]
-        if replaced:
-            self._tell(place, 1.0, "checking every node")
-            await wait_until_built_everywhere(self.db, collection, [step.name for step in replaced])
-        for step in replaced:
+        for step in batch:
             if step.replaces is not None:
+                self._tell(place, 1.0, "checking every node")
                 await self._hide(collection, step.replaces)
 
     async def _hide(self, collection: str, name: str) -> None:
@@ -186,6 +191,8 @@ class _Applier:
         options: dict[str, Any] = {"hidden": True}
         record = await self.db[BOOKKEEPING].find_one({"_id": f"{collection}/{name}"})
         successor = record.get("superseded_by") if record else None
+        if successor:
+            await wait_until_built_everywhere(self.db, collection, [successor])
         if successor and existing is not None and existing.index.expires:
             # A hidden TTL index goes on deleting; its successor decides now.
             options["expireAfterSeconds"] = TTL_OFF

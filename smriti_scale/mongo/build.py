@@ -11,7 +11,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from smriti_scale.clock import SYSTEM_CLOCK
 from smriti_scale.errors import IndexBuildFailed
-from smriti_scale.mongo.catalog import lacking_nodes
+from smriti_scale.mongo.catalog import lacking_nodes, node_is_away
 from smriti_scale.mongo.drivers import rows
 
 if TYPE_CHECKING:
@@ -30,12 +30,19 @@ async def build(
 ) -> None:
     """Build the indexes in one scan. A build of the same index that is already under way is joined.
 
+    MongoDB ends a build when every voting node is ready. With a node away that would be never, so then a majority
+    suffices; the node builds when it is back.
+
     Raises:
         OperationFailure: the server refused.
     """
     watcher = asyncio.create_task(_watch(db, collection, progress), name="smriti-scale-index-progress")
+    command: dict[str, Any] = {"createIndexes": collection, "indexes": list(specs)}
+    if await node_is_away(db):
+        command["commitQuorum"] = "majority"
+        progress(None, "a node is away: a majority ends the build")
     try:
-        await db.command({"createIndexes": collection, "indexes": list(specs)})
+        await db.command(command)
     finally:
         watcher.cancel()
         with contextlib.suppress(asyncio.CancelledError):

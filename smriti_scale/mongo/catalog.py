@@ -23,6 +23,7 @@ BOOKKEEPING = "smriti_scale_indexes"
 """The collection that holds the builder's lease and what was built, replaced and hidden."""
 
 _NODE_TIMEOUT = 5.0
+_AT_ONCE = 8
 _STATS_ATTEMPTS = 20
 _STATS_PAUSE = 0.1
 INDEX_NOT_FOUND = 27
@@ -102,28 +103,30 @@ async def read_catalog(
     db = db.with_options(read_preference=Primary())  # a lagging secondary would show the past
     listed = {found["name"]: found for found in await rows(db.list_collections(filter={"name": {"$in": names}}))}
     records = await _records(db)
-    states: dict[str, CollectionState] = {}
-    for name in names:
+    few = asyncio.Semaphore(_AT_ONCE)
+
+    async def state_of(name: str) -> CollectionState:
         if name not in listed:
-            states[name] = CollectionState(name, records={})
-            continue
+            return CollectionState(name, records={})
         options = listed[name].get("options", {})
         kind: Kind = listed[name].get("type", "collection")
         if kind == "view":
-            states[name] = CollectionState(name, kind)
-            continue
-        sizes = await _sizes(db, name)
-        usage = await usage_by_index(db, name) if name in usage_of else None
-        states[name] = CollectionState(
+            return CollectionState(name, kind)
+        async with few:
+            sizes = await _sizes(db, name)
+            usage = await usage_by_index(db, name) if name in usage_of else None
+            indexes = await _indexes(db, name, sizes["indexes"], usage=usage)
+        return CollectionState(
             name,
             kind,
             documents=sizes["documents"],
             data_bytes=sizes["data_bytes"],
             collation=options.get("collation"),
-            indexes=await _indexes(db, name, sizes["indexes"], usage=usage),
+            indexes=indexes,
             records=records.get(name, {}),
         )
-    return states
+
+    return dict(zip(names, await asyncio.gather(*map(state_of, names)), strict=True))
 
 
 async def _indexes(
@@ -233,11 +236,22 @@ async def lacking_nodes(db: Database, collection: str, names: Iterable[str]) -> 
     return lacking
 
 
+async def node_is_away(db: Database) -> bool:
+    """Whether a node of a replica set is known to be down."""
+    kinds = {server.server_type_name for server in (await _servers(db)).values()}
+    return "RSPrimary" in kinds and "Unknown" in kinds
+
+
+async def _servers(db: Database) -> Mapping[tuple[str, int], Any]:
+    await db.client.admin.command("ping")  # a client that has not connected yet knows nobody
+    topology: Any = db.client.topology_description  # Motor's stubs take the property for a method
+    servers: Mapping[tuple[str, int], Any] = topology.server_descriptions()
+    return servers
+
+
 async def _stats_by_node(db: Database, collection: str) -> dict[tuple[str, int], list[dict[str, Any]] | None]:
     """`$indexStats` of every node that holds data; None for one that does not answer in time."""
-    await db.client.admin.command("ping")
-    topology: Any = db.client.topology_description  # Motor's stubs take the property for a method
-    servers = topology.server_descriptions()
+    servers = await _servers(db)
     nodes: list[tuple[str, int]] = sorted(
         address for address, server in servers.items() if server.server_type_name != "RSArbiter"
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from smriti_scale.errors import ConfigurationError, IndexDrift
+from smriti_scale.errors import ConfigurationError, IndexDrift, StalePlan
 from smriti_scale.events import Events
 from smriti_scale.mongo.index import Index
 from smriti_scale.mongo.queries import Query, SortField, serving
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MAX_INDEXES = 64
 """Per collection, the one on `_id` included (MongoDB's limit)."""
+
+_ATTEMPTS = 3
 
 Declared = Sequence[Index | ShardKey] | type
 
@@ -200,10 +202,17 @@ class Indexes:
             events: where `IndexStepDone` goes.
 
         Raises:
-            as `IndexPlan.apply`.
+            IndexingError: as `IndexPlan.apply` says, for each kind.
         """
-        plan = await self.plan(db)
-        await plan.apply(wait=wait, events=events)
+        for attempt in range(_ATTEMPTS):
+            plan = await self.plan(db)
+            try:
+                await plan.apply(wait=wait, events=events)
+            except StalePlan:  # another release's instance was at work; nobody has read this plan, so make a new one
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            else:
+                break
         return plan
 
     async def lint(self, db: Database | None = None) -> tuple[LintFinding, ...]:

@@ -56,16 +56,7 @@ def assemble(
         following, preceding = (back, None) if backward else (None, back)
     if shown.changes:
         rows = [shown.finish(row) for row in rows]
-    page: Page[Document] = Page.model_construct(
-        items=rows,
-        next_cursor=following,
-        previous_cursor=preceding,
-        has_next=following is not None,
-        has_previous=preceding is not None,
-        total=None,
-        total_is_exact=True,
-    )
-    return page
+    return Page.of(rows, next_cursor=following, previous_cursor=preceding)
 
 
 def _level(one: Any, other: Any) -> bool:

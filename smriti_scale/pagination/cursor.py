@@ -20,11 +20,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from binascii import Error as Base64Error
+from binascii import Error as Base64Error, a2b_base64, b2a_base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import bson
 from bson.codec_options import CodecOptions
@@ -42,6 +41,9 @@ MAX_LENGTH = 8_000
 _VERSION = 1
 _BACKWARD, _INCLUSIVE, _TIES, _EXPIRES = 1, 2, 4, 8
 _MAC = 16
+_KEPT = 1_024
+_TO_URL = bytes.maketrans(b"+/", b"-_")
+_FROM_URL = bytes.maketrans(b"-_", b"+/")
 _HINTS = 6
 _REASONS = ("sort", "filter", "scope")
 _DEFAULT_OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
@@ -49,8 +51,7 @@ _PURPOSE_SIGN = b"smriti_scale.pagination cursor signature 1"
 _PURPOSE_HINT = b"smriti_scale.pagination cursor hint 1"
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """Where in a list a page begins.
 
     Args:
@@ -94,7 +95,7 @@ class CursorCodec:
         ConfigurationError: no secret, a short one, or a lifetime that is not positive.
     """
 
-    __slots__ = ("_blank", "_clock", "_expires", "_keys", "_orderings")
+    __slots__ = ("_clock", "_expires", "_hints", "_keys", "_orderings")
 
     def __init__(
         self, secret: Secret | Sequence[Secret], *, expires: float | None = None, clock: Clock = SYSTEM_CLOCK
@@ -107,8 +108,8 @@ class CursorCodec:
         self._keys = tuple(_derive(each) for each in secrets)
         self._expires = expires
         self._clock = clock
-        self._blank = _hint(self._keys[0], b"")
-        self._orderings: dict[tuple[str, SortKeys], tuple[bytes, bytes]] = {}
+        self._orderings: dict[tuple[str, SortKeys], bytes] = {}
+        self._hints: dict[bytes, bytes] = {}
 
     def bind(
         self,
@@ -132,7 +133,7 @@ class CursorCodec:
             ConfigurationError: the scope is not text.
         """
         options = options or _DEFAULT_OPTIONS
-        ordering, order_hint = self._ordering(collection, sort)
+        ordering = self._ordering(collection, sort)
         chosen = _canonical(filter, options) if filter else b""
         if scope is not None and not isinstance(scope, str):
             raise ConfigurationError(f"scope={scope!r} must be text, such as str(user_id)")
@@ -140,19 +141,28 @@ class CursorCodec:
         parts = (ordering, chosen, whose)
         # With the lengths of all but the last, no two different lists give the same bytes.
         whole = b"%d,%d,%b%b%b" % (len(ordering), len(chosen), ordering, chosen, whose)
-        keys, blank = self._keys[0], self._blank
-        hints = order_hint + (_hint(keys, chosen) if chosen else blank) + (_hint(keys, whose) if whose else blank)
+        hints = self._hint(ordering) + self._hint(chosen) + self._hint(whose)
         return Binding(hashlib.sha256(whole).digest(), parts, hints, options)
 
-    def _ordering(self, collection: str, sort: SortKeys) -> tuple[bytes, bytes]:
-        """A list's collection and sort as bytes, and their hint; kept, since an application has a few of them."""
+    def _ordering(self, collection: str, sort: SortKeys) -> bytes:
+        """A list's collection and sort as bytes; kept, since an application has a few of them."""
         key = (collection, tuple(sort))
         known = self._orderings.get(key)
         if known is None:
-            ordering = repr((collection, [(field, direction) for field, direction in sort])).encode()
-            known = (ordering, _hint(self._keys[0], ordering))
-            if len(self._orderings) < 256:
+            known = repr((collection, [(field, direction) for field, direction in sort])).encode()
+            if len(self._orderings) < _KEPT:
                 self._orderings[key] = known
+        return known
+
+    def _hint(self, part: bytes) -> bytes:
+        """The hint of the signing key for a part; kept, since the same readers page the same lists."""
+        known = self._hints.get(part)
+        if known is None:
+            known = _hint(self._keys[0], part)
+            if len(part) <= 256:
+                if len(self._hints) >= _KEPT:
+                    self._hints.clear()
+                self._hints[part] = known
         return known
 
     def encode(self, position: Position | Sequence[Any], binding: Binding | None = None) -> str:
@@ -191,7 +201,7 @@ class CursorCodec:
         numbered = {str(place): value for place, value in enumerate(values)}
         document = bson.encode(numbered, codec_options=binding.options)
         body = b"".join((bytes((_VERSION, flags)), expiry, binding.hints, document))
-        token = urlsafe_b64encode(body + _sign(keys, body, binding)).rstrip(b"=").decode("ascii")
+        token = _text(body + _sign(keys, body, binding)).decode("ascii")
         if len(token) > MAX_LENGTH:
             raise ConfigurationError(
                 f"a cursor of {len(token)} characters fits no URL: the list is sorted by very long values; "
@@ -308,16 +318,21 @@ def _hint(keys: _Keys, part: bytes) -> bytes:
     return hashlib.blake2b(part, digest_size=2, key=keys.hint).digest()
 
 
+def _text(raw: bytes) -> bytes:
+    """Base64url without padding."""
+    return b2a_base64(raw, newline=False).translate(_TO_URL).rstrip(b"=")
+
+
 def _unpack(token: Any) -> bytes:
     if not isinstance(token, str) or not 0 < len(token) <= MAX_LENGTH or not token.isascii():
         raise InvalidCursor("malformed")
     text = token.encode("ascii")
     try:
-        raw = urlsafe_b64decode(text + b"=" * (-len(text) % 4))
+        raw = a2b_base64(text.translate(_FROM_URL) + b"=" * (-len(text) % 4))
     except (Base64Error, ValueError):
         raise InvalidCursor("malformed") from None
     # Python skips foreign characters and spare bits; one cursor has one spelling here.
-    if urlsafe_b64encode(raw).rstrip(b"=") != text or len(raw) < 2 + 4 + _HINTS + _MAC:
+    if _text(raw) != text or len(raw) < 2 + 4 + _HINTS + _MAC:
         raise InvalidCursor("malformed")
     return raw
 

@@ -98,7 +98,7 @@ class IndexPath:
         return [(name, -direction if backward else direction) for name, direction in self.ordered]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for every page
 class Bounds:
     """`min` and `max` of a find, in index order; `without` is the id of a row inside them that is not of the page."""
 

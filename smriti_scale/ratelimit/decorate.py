@@ -19,6 +19,8 @@ from smriti_scale.ratelimit.plans import RoutePlan
 from smriti_scale.ratelimit.refusal import refuse_websocket
 from smriti_scale.ratelimit.rules import Decision
 
+_REQUESTS = (Request, WebSocket)  # a union here would be built anew for every request
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -39,13 +41,13 @@ def guard(function: Callable[P, R], plan: RoutePlan) -> Callable[P, R]:
 
     def request_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> HTTPConnection:
         found = kwargs.get(name, args[index] if len(args) > index else None)
-        if not isinstance(found, Request | WebSocket):
+        if not isinstance(found, _REQUESTS):
             raise ConfigurationError(f"parameter `{name}` must be an instance of starlette.requests.Request")
         return found
 
     def finish(request: HTTPConnection, response: object, kwargs: dict[str, Any], decision: Decision) -> None:
-        if not limiter._headers_enabled or Holder.KEY in request.scope:
-            return  # nothing to tell, or the middleware tells it, whatever the response is
+        if Holder.KEY in request.scope:
+            return  # the middleware tells it, whatever the response is
         if not isinstance(response, Response):
             if "response" not in kwargs:
                 return
@@ -68,7 +70,8 @@ def guard(function: Callable[P, R], plan: RoutePlan) -> Callable[P, R]:
                     return await refuse_websocket(request, refusal)
                 raise
             response = await function(*args, **kwargs)
-            finish(request, response, kwargs, decision)
+            if limiter._headers_enabled:
+                finish(request, response, kwargs, decision)
             return response
 
         return cast("Callable[P, R]", awaited)
@@ -80,7 +83,8 @@ def guard(function: Callable[P, R], plan: RoutePlan) -> Callable[P, R]:
         request = request_in(args, kwargs)
         decision = limiter.check_blocking(request, plan)
         response = function(*args, **kwargs)
-        finish(request, response, kwargs, decision)
+        if limiter._headers_enabled:
+            finish(request, response, kwargs, decision)
         return response
 
     return called

@@ -86,7 +86,7 @@ class Enforcer:
         """Whether routes without a decorator are checked at all."""
         return bool(self._application or self._defaults or self._engine.needs_client())
 
-    def check_now(self, request: HTTPConnection, plan: RoutePlan) -> Decision | None:
+    def check_now(self, request: HTTPConnection, plan: RoutePlan | None, *, scope: str = "") -> Decision | None:
         """As `check`, where no I/O is needed; None where it is.
 
         Raises:
@@ -95,7 +95,7 @@ class Enforcer:
         if not self._engine.immediate:
             return None
         try:
-            checks, client, _ = self._collect(request, plan, "", {})
+            checks, client, _ = self._collect(request, plan, scope, {})
         except Awaiting as waiting:
             waiting.close()
             return None

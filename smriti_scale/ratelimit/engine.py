@@ -67,20 +67,19 @@ class Engine:
         self._leases = None
         if leases is not None and redis is not None:
             self._leases = Leases(leases, monotonic=clock.monotonic, now=memory.now, give_back=redis.give_back)
+        self.immediate = redis is None or self._leases is not None
+        """Whether decisions are made without I/O, at least as a rule."""
 
     def needs_client(self) -> bool:
         """Whether a decision also depends on who the client is by the limiter's own key function."""
-        return self.ban is not None or bool(self._allowed) or bool(self._denied)
-
-    @property
-    def immediate(self) -> bool:
-        """Whether decisions are made without I/O, at least as a rule."""
-        return self.redis is None or self._leases is not None
+        return self.ban is not None or self._allowed.filled or self._denied.filled
 
     def decide_now(self, checks: Sequence[Check], client: str | None) -> Decision | None:
         """The decision, if it needs no I/O; else None."""
         if client is not None and (listed := self._listed(checks, client)) is not None:
             return listed
+        if not checks and self.ban is None:
+            return Decision(True, "allowed", (), (), self.memory.now())
         if self.redis is None:
             return self.memory.decide(checks, ban=self.ban, client=identity_key(client or ""))
         if self._leases is not None:

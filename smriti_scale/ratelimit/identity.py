@@ -171,17 +171,19 @@ class IdentityList:
         entries: identities as the key function returns them (`user:42`), addresses or networks.
     """
 
-    __slots__ = ("_exact", "_networks", "_verdicts")
+    __slots__ = ("_exact", "_networks", "_verdicts", "filled")
 
     def __init__(self, entries: Iterable[str] = ()) -> None:
         self._exact: set[str] = set()
         self._networks: set[Network] = set()
         self._verdicts: dict[str, bool] = {}
+        self.filled = False
+        """Whether anything is on the list: looked at for every request, so it is kept at hand."""
         for entry in entries:
             self.add(entry)
 
     def __bool__(self) -> bool:
-        return bool(self._exact or self._networks)
+        return self.filled
 
     def __contains__(self, identity: str) -> bool:
         if identity in self._exact:
@@ -206,6 +208,7 @@ class IdentityList:
         if (network := _network_of(entry)) is not None:
             self._networks.add(network)
         self._exact.add(entry)
+        self.filled = True
 
     def discard(self, entry: str) -> None:
         """Take it off again; not being there is no error."""
@@ -213,6 +216,7 @@ class IdentityList:
         self._exact.discard(entry)
         if (network := _network_of(entry)) is not None:
             self._networks.discard(network)
+        self.filled = bool(self._exact or self._networks)
 
 
 def _network_of(text: str) -> Network | None:

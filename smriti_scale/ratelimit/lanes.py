@@ -1,8 +1,11 @@
 """Calls of one script over few connections: alone they go straight out, in a crowd they travel together.
 
 While a lane is free, a call is one EVALSHA on a pooled connection. When all lanes are busy, calls queue, and whoever
-comes back takes the whole queue along as one pipeline. So a burst needs neither a connection for each request nor a
-round trip for each, and a quiet service pays nothing for that.
+comes back takes the whole queue along, written and read in one go. So a burst needs neither a connection for each
+request nor a round trip for each, and a quiet service pays nothing for that.
+
+On one server, commands are written to the pool's connections directly: of what a redis-py command costs on the client,
+that is less than half.
 """
 
 from __future__ import annotations
@@ -12,13 +15,15 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
-from redis.asyncio import RedisCluster
-from redis.exceptions import NoScriptError
+from redis.asyncio import Redis, RedisCluster
+from redis.exceptions import ConnectionError as RedisConnectionError, NoScriptError, ResponseError
 
 from smriti_scale.redis_link import RedisLink, RedisScript
 
-LANES = 8
+LANES = 4
 BATCH = 256
+CLUSTER_CALLS = 4
+"""Calls of one batch that are under way at once on a cluster: lanes × this stays below the pool's 50."""
 
 Argument: TypeAlias = str | int | float
 _Call: TypeAlias = tuple[Sequence[str], Sequence[Argument], "asyncio.Future[Any]"]
@@ -59,7 +64,13 @@ class Lanes:
         if traffic.busy < LANES:
             traffic.busy += 1
             try:
-                return await self._script.run(self._link.client, keys, arguments)
+                client = self._link.client
+                if isinstance(client, RedisCluster):
+                    return await self._script.run(client, keys, arguments)
+                (result,) = await self._exchange(client, [(keys, arguments)])
+                if isinstance(result, Exception):
+                    raise result
+                return result
             finally:
                 traffic.busy -= 1
                 if traffic.queue:
@@ -102,15 +113,49 @@ class Lanes:
 
     async def _together(self, batch: list[_Call]) -> list[Any]:
         client = self._link.client
-        if isinstance(client, RedisCluster):  # its keys are on many nodes
-            runs = (self._script.run(client, keys, arguments) for keys, arguments, _ in batch)
+        if isinstance(client, RedisCluster):
+            # Its keys are on many nodes, and each call takes a connection, of which there are not many.
+            places = asyncio.Semaphore(CLUSTER_CALLS)
+
+            async def run(keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+                async with places:
+                    return await self._script.run(client, keys, arguments)
+
+            runs = (run(keys, arguments) for keys, arguments, _ in batch)
             return list(await asyncio.gather(*runs, return_exceptions=True))
-        pipeline = client.pipeline(transaction=False)
-        for keys, arguments, _ in batch:
-            pipeline.evalsha(self._script.sha, len(keys), *keys, *arguments)
-        answers: list[Any] = await pipeline.execute(raise_on_error=False)
+        return await self._exchange(client, [(keys, arguments) for keys, arguments, _ in batch])
+
+    async def _exchange(self, client: Redis, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
+        """Write all calls, then read all answers; errors that the server answers are answers here."""
+        sha = self._script.sha
+        commands = [("EVALSHA", sha, len(keys), *keys, *arguments) for keys, arguments in calls]
+        try:
+            answers = await _written_and_read(client, commands)
+        except RedisConnectionError:
+            # A pooled connection that the server has closed meanwhile: once more, on another.
+            answers = await _written_and_read(client, commands)
         for index, answer in enumerate(answers):
             if isinstance(answer, NoScriptError):
-                keys, arguments, _ = batch[index]
+                keys, arguments = calls[index]
                 answers[index] = await self._script.run(client, keys, arguments)
         return answers
+
+
+async def _written_and_read(client: Redis, commands: Sequence[tuple[str | int | float, ...]]) -> list[Any]:
+    pool: Any = client.connection_pool
+    connection = await pool.get_connection()
+    answers: list[Any] = []
+    try:
+        await connection.send_packed_command(connection.pack_commands(commands))
+        for _ in commands:
+            try:
+                answers.append(await connection.read_response())
+            except ResponseError as error:
+                answers.append(error)
+    except BaseException:
+        # Answers may still be on their way; nobody else may read them.
+        await connection.disconnect(nowait=True)
+        raise
+    finally:
+        await pool.release(connection)
+    return answers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 from urllib.parse import urlencode, urlsplit
 
 from slowapi import Limiter
@@ -43,6 +43,7 @@ from smriti_scale.ratelimit.rules import (
     identity_key,
 )
 from smriti_scale.redis_link import REDIS_FAILURES, RedisClient, RedisLink
+from smriti_scale.routing import METHODS
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -178,6 +179,7 @@ class RateLimiter(Limiter):
         )
         self._has_generators = False
         self._names_taken: dict[str, int] = {}
+        self._duties: dict[tuple[object, str], RoutePlan | Literal["defaults"] | None] = {}
         options = storage_options or {}
         own_prefix = str(self._key_prefix or "")
         prefix = f"{own_prefix.rstrip(':')}:ratelimit".lstrip(":")
@@ -228,6 +230,11 @@ class RateLimiter(Limiter):
         return self.enabled and self._auto_check
 
     @property
+    def tells(self) -> bool:
+        """Whether answers to admitted requests have headers about limits."""
+        return self._headers_enabled or self._ietf
+
+    @property
     def breaker(self) -> CircuitBreaker:
         """What stands before Redis; its state says whether Redis is asked."""
         return self._engine.breaker
@@ -236,6 +243,26 @@ class RateLimiter(Limiter):
     def guards_undecorated(self) -> bool:
         """Whether the middleware has anything to enforce: defaults, lists, bans, or routes that yield."""
         return self._has_generators or self._enforcer.guards_undecorated
+
+    def duty_of(self, endpoint: object, method: str) -> RoutePlan | Literal["defaults"] | None:
+        """What the middleware checks for an endpoint: the defaults, the plan of a route that yields, or nothing."""
+        key = (endpoint, method if method in METHODS else "")
+        try:
+            return self._duties[key]
+        except KeyError:
+            pass
+        except TypeError:  # an endpoint that cannot be a key
+            return self._duty_of(*key)
+        duty = self._duties[key] = self._duty_of(*key)
+        return duty
+
+    def _duty_of(self, endpoint: object, method: str) -> RoutePlan | Literal["defaults"] | None:
+        if is_exempt(endpoint, method):
+            return None
+        plan = plan_of(endpoint, self, method)
+        if plan is None:
+            return "defaults"
+        return plan if plan.by_middleware else None
 
     # --- decorators
 
@@ -328,6 +355,7 @@ class RateLimiter(Limiter):
         """Take a route out of defaults and application limits."""
         self._exempt_routes.add(name_of(obj))
         mark_exempt(obj)
+        self._duties.clear()
         return obj
 
     def request_filter(self, function: Callable[[], bool]) -> Callable[[], bool]:
@@ -422,6 +450,7 @@ class RateLimiter(Limiter):
                 attach_plan(guarded, plan)
             plan.sources.append(source)
             plan.prepared = None
+            self._duties.clear()
             name = name_of(function)
             # slowapi's middleware looks here for routes that it must leave to their decorator.
             if source.static is not None:

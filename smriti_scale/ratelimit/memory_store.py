@@ -20,6 +20,8 @@ from smriti_scale.ratelimit.rules import (
     status_of,
 )
 
+_new_outcome = tuple.__new__  # a NamedTuple's own constructor costs twice as much
+
 
 def _wall() -> float:
     # Looked up at each call, so that a test that freezes `time.time` freezes limits too.
@@ -132,7 +134,8 @@ class MemoryStore:
             if cost:
                 algorithm.take(state, rule, now, cost)
                 remaining -= cost
-                self._keep(check, state, algorithm.expires_at(state, rule, now), now)
+                if state is not known or rule.strategy != "fixed-window":  # else it is kept, and ends when it did
+                    self._keep(check, state, algorithm.expires_at(state, rule, now), now)
             elif not remaining:
                 wait = algorithm.retry_after(state, rule, now, 1)
         else:
@@ -142,7 +145,7 @@ class MemoryStore:
             wait = algorithm.retry_after(state, rule, now, cost)
             if known is not None and algorithm.ahead(known, rule, now):
                 self._keep(check, state, algorithm.expires_at(state, rule, now), now)
-        outcome = Outcome(granted, remaining, algorithm.reset_at(state, rule, now), wait, 0)
+        outcome = _new_outcome(Outcome, (granted, remaining, algorithm.reset_at(state, rule, now), wait, 0))
         refused = 0 if granted < 0 and not shadow else None
         return Decision(refused is None, source, checks, (outcome,), now, refused)
 

@@ -11,7 +11,6 @@ from smriti_scale.errors import ConfigurationError
 from smriti_scale.ratelimit.enforcement import Holder
 from smriti_scale.ratelimit.exceeded import RateLimitExceeded
 from smriti_scale.ratelimit.limiter import RateLimiter
-from smriti_scale.ratelimit.plans import is_exempt, plan_of
 from smriti_scale.ratelimit.refusal import answer, refuse_websocket
 from smriti_scale.routing import resolve_route
 
@@ -43,7 +42,11 @@ class RateLimitMiddleware:
 
         async def send_with_headers(message: Message) -> None:
             decision = holder.decision
-            if decision is not None and message["type"] in ("http.response.start", "websocket.http.response.start"):
+            if (
+                decision is not None
+                and (limiter.tells or not decision.allowed)
+                and message["type"] in ("http.response.start", "websocket.http.response.start")
+            ):
                 message.setdefault("headers", [])
                 limiter.write_headers(MutableHeaders(scope=message), decision)
             await send(message)
@@ -63,18 +66,15 @@ class RateLimitMiddleware:
                 return
         await self.app(scope, receive, send_with_headers)
 
-    @staticmethod
-    async def _check(limiter: RateLimiter, request: HTTPConnection) -> None:
-        scope = request.scope
-        endpoint = resolve_route(scope).endpoint
-        method = scope.get("method", "")
-        if is_exempt(endpoint, method):
-            return
-        plan = plan_of(endpoint, limiter, method)
-        if plan is None:
-            await limiter.check(request, None, scope=limiter.scope_of(request, endpoint))
-        elif plan.by_middleware:
-            await limiter.check(request, plan)
+    async def _check(self, limiter: RateLimiter, request: HTTPConnection) -> None:
+        endpoint = resolve_route(request.scope).endpoint
+        duty = limiter.duty_of(endpoint, request.scope.get("method", ""))
+        if duty == "defaults":
+            scope = limiter.scope_of(request, endpoint)
+            if limiter.check_now(request, None, scope=scope) is None:
+                await limiter.check(request, None, scope=scope)
+        elif duty is not None:
+            await limiter.check(request, duty)
 
 
 def _limiter_of(scope: Scope) -> RateLimiter:

@@ -156,14 +156,10 @@ class RedisStore:
             for check, outcome in zip(part.checks, part.outcomes, strict=True)
             if outcome.granted > 0
         )
-        refusing = next(part for part in parts if not part.allowed)
-        if (
-            ban
-            and refusing.source != "banned"
-            and next(s for s, p in zip(slots, parts, strict=True) if not p.allowed) != home
-        ):
+        refusing = {slot: part for slot, part in zip(slots, parts, strict=True) if not part.allowed}
+        if ban and home not in refusing:  # where the client's own slot refused, it has counted that itself
             await self._strike(ban, client)
-        return refusing
+        return refusing.get(home) or next(iter(refusing.values()))
 
     async def _strike(self, ban: BanPolicy, client: str) -> None:
         await self._lanes.run([self._key(client)], [0, self._now(), 1, *ban.arguments, 1])
@@ -182,7 +178,7 @@ class RedisStore:
             self._append(keys, arguments, check, check.cost, wants[index] if wants else check.cost)
         reply = await self._lanes.run(keys, arguments)
         now: int = reply[0]
-        if len(reply) < 2 + len(checks) * _FIELDS:
+        if reply[1] and len(reply) == 2:
             return Decision(False, "banned", checks, (), now, wait=(reply[1] - now) / MICROSECONDS)
         outcomes = []
         refused = None

@@ -113,6 +113,8 @@ class ScaleCelery(_Celery):
         for made in ("dead_letters", "queue_monitor"):
             if made in self.__dict__:
                 await self.__dict__[made].aclose()
+        if isinstance(self._idempotency, RedisIdempotency):
+            await self._idempotency.aclose()
 
     def _close_loop_with_the_process(self) -> None:
         def close(**_: Any) -> None:

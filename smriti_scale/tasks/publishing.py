@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from celery import Task
 
     from smriti_scale.tasks.app import ScaleCelery
+    from smriti_scale.tasks.wire import Prepared
 
 _MAX_WAITING = 10_000
 _BATCH = 64
@@ -159,12 +160,15 @@ class Publisher:
     """One thread that publishes for one app; starts with the first task, and anew in a forked child."""
 
     def __init__(self, app: ScaleCelery, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        from smriti_scale.tasks.wire import Wire
+
         self._app = app
         self._clock = clock
         self._lock = threading.Lock()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._pid = 0
+        self._wire = Wire()
         self._lines: dict[tuple[asyncio.AbstractEventLoop, float], collections.deque[tuple[float, _Job]]] = {}
         self._breaker = CircuitBreaker("the task broker", reset_after=0.5, reset_max=10.0, events=app.scale_events)
 
@@ -223,34 +227,49 @@ class Publisher:
                 return
 
     def _publish(self, batch: list[_Job]) -> None:
-        for job in batch:
-            job.begun = True
+        """Publish in order: together what a remembered message can be made for, Celery's way what is new."""
+        waiting: list[tuple[_Job, Prepared]] = []
         try:
-            pending = self._publish_together(batch) if len(batch) > 1 else batch
-            for at, job in enumerate(pending):
-                _publish_one(job)
-                if isinstance(job.error, PublishFailed):  # the broker is away: the others would only wait in line
-                    for other in pending[at + 1 :]:
-                        other.error = PublishFailed(f"the broker did not take {other.task.name}: it is away")
-                    return
+            for job in batch:
+                job.begun = True
+                try:
+                    prepared = self._wire.prepare(job.task, job.args, job.kwargs, job.options, job.context)
+                except Exception as error:  # noqa: BLE001 - whatever it was, the caller gets it
+                    job.error = _translated(error, job.task.name)
+                    continue
+                if prepared is not None:
+                    waiting.append((job, prepared))
+                    time.sleep(0)  # lets the loop have the interpreter: it would wait 5 ms for it otherwise
+                    continue
+                self._send_together(waiting)
+                waiting = []
+                self._publish_one(job)
+            self._send_together(waiting)
         finally:
             self._hand_back(batch)
 
-    def _publish_together(self, batch: list[_Job]) -> list[_Job]:
-        """In one round trip. What is left when that fails is to be tried one by one, with kombu's retries."""
+    def _send_together(self, waiting: list[tuple[_Job, Prepared]]) -> None:
+        """In one round trip; when that fails, one by one, with kombu's retries and under the same ids."""
+        if not waiting:
+            return
         pool: Any = self._app.producer_pool
         try:
             with pool.acquire(block=True) as producer:
-                if not hasattr(producer, "batch"):  # kombu before 5.7
-                    return batch
-                with producer.batch(max_size=2 * _BATCH):
-                    for job in batch:
-                        _publish_one(job, producer=producer, retry=False)
-                        time.sleep(0)  # lets the loop have the interpreter: it would wait 5 ms for it otherwise
-        except Exception as error:  # noqa: BLE001 - it may have been sent; the ids stay the same if it is sent again
-            _log.info("publishing %d tasks together failed, now one by one: %r", len(batch), error)
-            return batch
-        return [job for job in batch if isinstance(job.error, PublishFailed)]
+                self._wire.send(producer.channel, [prepared for _, prepared in waiting])
+        except Exception as error:  # noqa: BLE001 - part of it may have been sent; the ids stay the same
+            _log.info("publishing %d tasks together failed, now one by one: %r", len(waiting), error)
+            for at, (job, _) in enumerate(waiting):
+                self._publish_one(job)
+                if isinstance(job.error, PublishFailed):  # the broker is away: the others would only wait in line
+                    for other, _ in waiting[at + 1 :]:
+                        other.error = PublishFailed(f"the broker did not take {other.task.name}: it is away")
+                    return
+
+    def _publish_one(self, job: _Job) -> None:
+        try:
+            self._wire.publish_and_learn(job.task, job.args, job.kwargs, job.options, job.context)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the caller gets it
+            job.error = _translated(error, job.task.name)
 
     def _hand_back(self, jobs: list[_Job]) -> None:
         for loop in {job.loop for job in jobs}:
@@ -299,14 +318,6 @@ class Publisher:
             loop.call_at(line[0][0], self._expire, loop, timeout)
         else:
             del self._lines[loop, timeout]
-
-
-def _publish_one(job: _Job, **options: Any) -> None:
-    job.error = None
-    try:
-        job.context.run(job.task.apply_async, job.args, job.kwargs, **job.options, **options)
-    except Exception as error:  # noqa: BLE001 - whatever it was, the caller gets it
-        job.error = _translated(error, job.task.name)
 
 
 def _translated(error: Exception, name: str) -> Exception:

@@ -14,6 +14,9 @@ old enough exactly when its lease ends, to any worker, ours or plain. Times are 
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from queue import Empty
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
@@ -47,6 +50,20 @@ else:
     _BaseQoS, _BaseChannel = kombu_redis.QoS, object
 
 _TAKE, _RESTORE, _TOUCH = Script("take"), Script("restore"), Script("touch")
+
+
+_recorder = threading.local()
+
+
+@contextmanager
+def recorded() -> Iterator[list[tuple[str, dict[str, Any]]]]:
+    """Queue and message of whatever this thread publishes inside the block."""
+    messages: list[tuple[str, dict[str, Any]]] = []
+    _recorder.messages = messages
+    try:
+        yield messages
+    finally:
+        _recorder.messages = None
 
 
 class LeasedQoS(_BaseQoS):
@@ -173,6 +190,8 @@ class _SafeChannel(_BaseChannel):
         return self.lease - self.visibility_timeout if self.leased and self.lease else 0.0
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        if (messages := getattr(_recorder, "messages", None)) is not None:
+            messages.append((queue, message))
         batch = kwargs.get("_publish_batch")
         if batch is not None:
             super()._put(queue, message, **kwargs)

@@ -72,8 +72,7 @@ async def building(db: Any) -> None:
 
     apart = await beside(write, one_after_another())
     line("while they build one after another (peers)", apart)
-    mark = "✓" if together[1] <= apart[1] else "✗"
-    print(f"build time, peers ÷ ours: {apart[1] / together[1]:.1f} {mark}\n")
+    print(f"build time, peers ÷ ours: {apart[1] / together[1]:.1f}\n")
 
 
 async def changing(db: Any) -> None:
@@ -82,16 +81,14 @@ async def changing(db: Any) -> None:
     async def read(n: int) -> None:
         await rows(db.posts.find({"user_id": n % 50_021, "live": True}, limit=20))
 
+    await db.posts.drop_indexes()
     await db.command({"createIndexes": "posts", "indexes": [OLD.to_server()]})
-    await rows(db.posts.find({"user_id": 1, "live": True}))
     print(f"{'one read at a time, ms':44} {'p50':>8} {'p95':>8} {'p99':>8} {'max':>8} {'build s':>8}")
     quiet = await beside(read, asyncio.sleep(2))
     line("idle", quiet)
     ours = await beside(read, apply(CHANGED, db))
     line("built beside, then the old one hidden (ours)", ours)
-    for name in list(await db.posts.index_information()):
-        if name != "_id_" and name.startswith("user_id_1") and "created" not in name:
-            await db.posts.drop_index(name)
+    await db.posts.drop_indexes()
     await db.command({"createIndexes": "posts", "indexes": [OLD.to_server()]})
 
     async def drop_first() -> None:

@@ -223,6 +223,17 @@ def test_two_functions_may_not_share_keys(memory_cache: Cache) -> None:
     assert one.key(1) == "x:<i~1>"
 
 
+def test_two_functions_of_one_name_in_a_module_may_not_share_keys(memory_cache: Cache) -> None:
+    source = "@cache.cached(60)\nasync def find(x: int) -> int:\n    return {}\n"
+    module: dict[str, Any] = {"__name__": "some_module", "cache": memory_cache}
+    exec(source.format(1), module)
+    exec(source.format(2), module)  # the same lines again: a reload
+    kept = module["find"]
+    with pytest.raises(ConfigurationError, match="give one of them another key"):
+        exec("\n\n" + source.format(3), module)
+    assert kept is module["find"]
+
+
 def test_two_closures_of_one_name_may_not_share_keys(memory_cache: Cache) -> None:
     def make(n: int) -> Any:
         @memory_cache.cached(60)

@@ -37,6 +37,21 @@ class Database:
         return read
 
 
+async def change(way: str, cache: Cache, read: Any) -> None:
+    """Make the entry of `read(1)` old, or put 1 in its place."""
+    match way:
+        case "key":
+            await read.invalidate(1)
+        case "tag":
+            await cache.invalidate_tags("tag:1")
+        case "clear":
+            await cache.clear()
+        case "set":
+            await cache.set(read.key(1), 1, 60, as_type=int)
+        case "refresh":
+            await read.refresh(1)
+
+
 async def test_by_key_tag_or_clear_the_next_read_is_new(any_cache: Cache) -> None:
     database = Database()
     read = database.reader(any_cache)
@@ -107,8 +122,7 @@ async def test_a_load_under_way_does_not_store_what_it_read_before(any_cache: Ca
     old = asyncio.create_task(read(1))
     await database.reading.wait()
     database.value = 1
-    invalidate = {"key": lambda: read.invalidate(1), "tag": lambda: any_cache.invalidate_tags("tag:1")}
-    await invalidate.get(way, any_cache.clear)()
+    await change(way, any_cache, read)
     database.hold.set()
     # Who comes after the invalidation does not join the load that began before it.
     assert await read(1) == 1
@@ -125,8 +139,7 @@ async def test_another_processs_load_under_way_does_not_store_either(redis_cache
     old = asyncio.create_task(read_there(1))
     await database.reading.wait()
     database.value = 1
-    invalidate = {"key": lambda: read_here.invalidate(1), "tag": lambda: here.invalidate_tags("tag:1")}
-    await invalidate.get(way, here.clear)()
+    await change(way, here, read_here)
     database.hold.set()
     assert await read_here(1) == 1
     assert await old == 0
@@ -141,16 +154,7 @@ async def test_other_processes_memory_drops_the_old_value(redis_cache: MakeCache
     assert await read_here(1) == await read_there(1) == 0
     assert there.stats().memory_entries == 1
     database.value = 1
-    if way == "set":
-        await here.set(read_here.key(1), 1, 60, as_type=int)
-    elif way == "refresh":
-        await read_here.refresh(1)
-    elif way == "key":
-        await read_here.invalidate(1)
-    elif way == "tag":
-        await here.invalidate_tags("tag:1")
-    else:
-        await here.clear()
+    await change(way, here, read_here)
     await until(lambda: there.stats().memory_entries == 0)
     assert await read_there(1) == 1
 

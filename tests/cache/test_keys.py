@@ -191,7 +191,7 @@ def test_a_key_given_directly_is_a_non_empty_text(key: Any) -> None:
 
 
 @pytest.mark.long
-@settings(max_examples=20_000, deadline=None)
+@settings(max_examples=1_500, deadline=None)
 @given(st.tuples(values, values), st.tuples(values, values))
 def test_in_bulk_two_calls_share_a_key_only_if_their_arguments_are_the_same(one: Any, other: Any) -> None:
     template = parse_template("t:{a}{b}")

@@ -210,13 +210,13 @@ async def test_a_redis_that_takes_no_writes_does_not_keep_old_values_alive(
     one, other = services(redis_cache(fault_redis.uri), redis_cache(fault_redis.uri))
     assert await one.read(1) == await other.read(1) == 0
     async with redis.asyncio.Redis.from_url(fault_redis.uri) as admin:
-        await admin.execute_command("ACL", "SETUSER", "default", "-evalsha", "-eval")
+        await admin.execute_command("ACL", "SETUSER", "default", "-evalsha", "-eval")  # type: ignore[no-untyped-call]
         try:
             type(one).value = 1
             await one.cache.invalidate_tags("all")
             assert await one.read(1) == 1
         finally:
-            await admin.execute_command("ACL", "SETUSER", "default", "+@all")
+            await admin.execute_command("ACL", "SETUSER", "default", "+@all")  # type: ignore[no-untyped-call]
     await until(lambda: one.cache.stats().breaker == "closed")
     assert await one.read(1) == 1
     await until(lambda: other.cache.stats().memory_entries == 0)

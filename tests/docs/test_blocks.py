@@ -66,6 +66,8 @@ async def test_the_blocks_of_the_page_run(
     monkeypatch.setenv("MONGODB_URI", mongo_uri)
     monkeypatch.setenv("REDIS_URL", redis_url)
     monkeypatch.setenv("DATABASE_NAME", motor_db.name)
+    for deadline in ("SCALE_CACHE_TIMEOUT", "SCALE_RATE_LIMIT_TIMEOUT"):
+        monkeypatch.setenv(deadline, "5")  # a busy test machine is no reason to go without Redis
     page = ModuleType("docs_page")
     monkeypatch.setitem(sys.modules, "docs_page", page)
     page.__dict__.update(mongo_uri=mongo_uri, redis_url=redis_url, db=motor_db)

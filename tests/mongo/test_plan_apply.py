@@ -41,16 +41,14 @@ async def test_a_fresh_database_gets_every_index_and_is_then_in_sync(both_driver
     assert await again.apply() == ()
 
 
-async def test_start_up_may_apply_or_only_check(both_drivers_db: Any) -> None:
-    db = both_drivers_db
+async def test_start_up_may_apply_or_only_check(db: Any) -> None:
     with pytest.raises(IndexDrift, match="2 to create"):
         await INDEXES.check(db)
     await INDEXES.apply(db)
     assert (await INDEXES.check(db)).is_empty
 
 
-async def test_one_refused_step_stops_all_unless_it_is_to_be_skipped(both_drivers_db: Any) -> None:
-    db = both_drivers_db
+async def test_one_refused_step_stops_all_unless_it_is_to_be_skipped(db: Any) -> None:
     await db.posts.insert_one({"a": 1})
     await db.create_collection("recent", viewOn="posts", pipeline=[])
     indexes = Indexes({"posts": [Index("a")], "recent": [Index("b")]})
@@ -106,8 +104,7 @@ async def test_the_life_of_a_rebuild_build_hide_drop_later(both_drivers_db: Any)
     assert await db[BOOKKEEPING].count_documents({"index": "a_1"}) == 0
 
 
-async def test_the_database_is_looked_at_again_before_anything_runs(both_drivers_db: Any) -> None:
-    db = both_drivers_db
+async def test_the_database_is_looked_at_again_before_anything_runs(db: Any) -> None:
     await db.posts.create_index("user_id", expireAfterSeconds=60)
     indexes = Indexes({"posts": [Index("user_id", ttl=60), Index("b")]})
     plan = await indexes.plan(db)
@@ -120,8 +117,22 @@ async def test_the_database_is_looked_at_again_before_anything_runs(both_drivers
     assert "b_1" not in await db.posts.index_information()
 
 
-async def test_two_appliers_at_once_build_once(both_drivers_db: Any) -> None:
-    db = both_drivers_db
+async def test_a_plan_finishes_what_another_instance_began_and_did_not_end(db: Any) -> None:
+    await db.posts.create_index("a")
+    indexes = Indexes({"posts": [Index("a", sparse=True)]})
+    plan = await indexes.plan(db)
+    assert [step.kind for step in plan.changes] == ["rebuild"]
+    # What an applier leaves that is killed between the build and the hiding.
+    await db[BOOKKEEPING].insert_one(
+        {"_id": "posts/a_1", "collection": "posts", "index": "a_1", "superseded_by": "a_1_v2", "hidden_at": None}
+    )
+    await db.posts.create_index("a", sparse=True, name="a_1_v2")
+    assert [one.step.key for one in await plan.apply()] == [("hide", "posts", "a_1")]
+    assert (await db.posts.index_information())["a_1"]["hidden"] is True
+    assert (await indexes.plan(db)).is_empty
+
+
+async def test_two_appliers_at_once_build_once(db: Any) -> None:
     await db.posts.insert_many([{"a": n % 100, "b": n} for n in range(2000)])
     indexes = Indexes({"posts": [Index("a"), Index("b", unique=True), Index("a", "b")]})
     waits: list[str] = []
@@ -138,8 +149,7 @@ async def test_two_appliers_at_once_build_once(both_drivers_db: Any) -> None:
     assert await db[BOOKKEEPING].find_one({"_id": "lease"}) is None
 
 
-async def test_who_does_not_want_to_wait_is_told_who_builds(both_drivers_db: Any) -> None:
-    db = both_drivers_db
+async def test_who_does_not_want_to_wait_is_told_who_builds(db: Any) -> None:
     plan = await INDEXES.plan(db)
     async with Lease(db[BOOKKEEPING]):
         with pytest.raises(BuilderBusy, match=r"process \d+\) has been building"):
@@ -147,8 +157,7 @@ async def test_who_does_not_want_to_wait_is_told_who_builds(both_drivers_db: Any
     await plan.apply(wait=0)
 
 
-async def test_a_dead_builders_lease_passes_on(both_drivers_db: Any) -> None:
-    db = both_drivers_db
+async def test_a_dead_builders_lease_passes_on(db: Any) -> None:
     dead = Lease(db[BOOKKEEPING], ttl=0.2)
     assert await dead._take()
     async with Lease(db[BOOKKEEPING], wait=10) as lease:
@@ -249,8 +258,7 @@ async def test_progress_and_events_tell_each_step(both_drivers_db: Any) -> None:
     ]
 
 
-async def test_what_the_server_refuses_keeps_its_code_and_gains_a_sentence(both_drivers_db: Any) -> None:
-    db = both_drivers_db
+async def test_what_the_server_refuses_keeps_its_code_and_gains_a_sentence(db: Any) -> None:
     await db.posts.insert_one({"a": [1], "b": [2]})
     with pytest.raises(
         IndexBuildFailed, match=r"create posts\.a_1_b_1: MongoDB says 'Index build failed.*parallel"

@@ -1,6 +1,7 @@
 """Every kind of change, with what others make of it beside our outcome.
 
-The peers' outcomes were measured with Beanie 2, mongoengine 0.29, Mongoose 8 (`syncIndexes`) and ODMantic 1.
+The peers' outcomes (Beanie, mongoengine, Mongoose `syncIndexes`, ODMantic) were measured for a changed TTL, an index
+that becomes unique and an administrator's own index; for the other kinds they follow from what those calls do there.
 """
 
 from __future__ import annotations

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from pymongo.errors import PyMongoError
 
 from smriti_scale.errors import IndexBuildFailed
 from smriti_scale.mongo import Index, Indexes
-from smriti_scale.mongo.catalog import BOOKKEEPING, index_stats
+from smriti_scale.mongo.catalog import BOOKKEEPING, index_stats, node_is_away
+from smriti_scale.mongo.plan import Progress
 
 pytestmark = pytest.mark.long
 
@@ -39,12 +42,20 @@ INDEXES = Indexes({"posts": [Index("a", partial={"n": {"$gte": 0}}), Index("b", 
 
 
 async def filled(db: Any, count: int) -> None:
-    for start in range(0, count, 10_000):
-        await db.posts.insert_many(
-            [{"n": n, "a": n * 7919 % 10007, "b": f"text {n % 97}" * 4} for n in range(start, start + 10_000)]
-        )
+    await db.posts.insert_many([{"n": n, "a": n * 7919 % 10007, "b": f"text {n % 97}" * 4} for n in range(count)])
     # An older form of the first declared index, so that there is something to rebuild.
     await db.posts.create_index("a")
+
+
+@contextlib.asynccontextmanager
+async def build_held_at(client: AsyncMongoClient[Any], number: int, *, release: bool = True) -> AsyncIterator[None]:
+    """Hold index builds on the primary before the document of this number, so that they are caught in the middle."""
+    point = "hangIndexBuildDuringCollectionScanPhaseBeforeInsertion"
+    data = {"fieldsToMatch": {"n": number}}
+    await client.admin.command({"configureFailPoint": point, "mode": "alwaysOn", "data": data})
+    yield
+    if release:
+        await client.admin.command({"configureFailPoint": point, "mode": "off"})
 
 
 async def in_progress(db: Any) -> set[str]:
@@ -74,10 +85,11 @@ async def test_an_applier_killed_in_mid_build_is_taken_over_and_finished(own_mon
     server = await own_mongo(replicas=1)
     async with AsyncMongoClient[Any](server.uri) as client:
         db = client.faults
-        await filled(db, 120_000)
-        with await start_applier(server.uri) as applier:
-            building = await until_building(db, applier)
-            os.kill(applier.pid, signal.SIGKILL)
+        await filled(db, 2000)
+        async with build_held_at(client, 1000):
+            with await start_applier(server.uri) as applier:
+                building = await until_building(db, applier)
+                os.kill(applier.pid, signal.SIGKILL)
         assert building == {"a_1_v2", "b_1_a_1"}
         assert await db[BOOKKEEPING].find_one({"_id": "lease"}), "the dead applier's lease is still there"
         plan = await INDEXES.plan(db)
@@ -97,8 +109,10 @@ async def test_a_primary_killed_in_mid_build_leaves_work_that_a_second_run_finis
     server = await own_mongo(replicas=3)
     async with AsyncMongoClient[Any](server.uri) as client:
         db = client.faults
-        await filled(db, 100_000)
-        with await start_applier(server.uri) as applier:
+        await filled(db, 20_000)
+        async with build_held_at(client, 1000, release=False):
+            applier = await start_applier(server.uri)
+        with applier:
             await until_building(db, applier)
             primary = await server.primary()
             await server.kill(primary)
@@ -129,6 +143,29 @@ async def test_with_a_node_away_nothing_is_dropped_unless_forced(own_mongo: Any)
         assert plan.refused
         assert "not every node said" in str(plan)
         assert not (await indexes.plan(db, drop=["posts.a_1"], force=True)).refused
+
+
+async def test_with_a_node_away_a_majority_ends_a_build(own_mongo: Any) -> None:
+    server = await own_mongo(replicas=3)
+    async with AsyncMongoClient[Any](server.uri, heartbeatFrequencyMS=500) as client:
+        db = client.faults
+        await db.posts.insert_many([{"a": n} for n in range(100)])
+        secondary = (await server.secondaries())[0]
+        await server.kill(secondary)
+        async with asyncio.timeout(60):
+            while not await node_is_away(db):  # noqa: ASYNC110 - the driver tells nobody
+                await asyncio.sleep(0.1)
+            await Indexes({"posts": [Index("a")]}).apply(db)
+        assert "a_1" in await db.posts.index_information()
+
+
+async def test_progress_is_the_servers_own_percentage(db: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smriti_scale.mongo.build._WATCH_EVERY", 0.02)
+    await filled(db, 60_000)
+    seen: list[Progress] = []
+    await (await INDEXES.plan(db)).apply(progress=seen.append)
+    assert any(now.fraction is not None and 0 < now.fraction < 1 for now in seen)
+    assert any("scanning collection" in now.phase for now in seen)
 
 
 async def test_processes_that_start_together_build_once(own_mongo: Any) -> None:

@@ -232,7 +232,6 @@ async def test_a_page_that_fails_does_not_leave_its_count_running(posts: Any) ->
     if left:  # a driver takes a moment to close the connection of a call that is cancelled
         _, running = await asyncio.wait(left, timeout=30)
         assert not running
-        assert all(task.cancelled() for task in left)
 
 
 async def test_a_row_without_its_id_has_no_place_and_a_scope_is_text(db: Any) -> None:

@@ -96,6 +96,8 @@ async def test_who_is_refused_too_often_is_banned_for_every_route(store: Store) 
     elsewhere = await store.decide(check("9/hour", who="client", scope="/y"), ban=BAN, client="client")
     assert (elsewhere.allowed, elsewhere.source) == (False, "banned")
     assert 590 < elsewhere.retry_after <= 600
+    without_limits = await store.decide(ban=BAN, client="client")
+    assert (without_limits.allowed, without_limits.source) == (False, "banned")
     assert (await store.decide(check("9/hour", who="other"), ban=BAN, client="other")).allowed
 
 

@@ -238,12 +238,14 @@ async def test_redis_cannot_promise_a_transaction(redis_client: redis.asyncio.Re
 
 async def test_a_redis_that_never_answers_is_an_error_not_a_hang(own_redis: Any) -> None:
     server: LocalRedis = await own_redis()
-    _, body = work(RedisIdempotency(server.uri, timeout=0.2))
+    store = RedisIdempotency(server.uri, timeout=0.2)
+    _, body = work(store)
     await body("a")
     await server.pause()
     with pytest.raises(DeadlineExceeded):
         await body("b")
     await server.resume()
+    await store.aclose()
 
 
 def test_keys_that_cannot_work_are_refused_when_declared() -> None:

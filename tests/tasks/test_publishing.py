@@ -13,11 +13,13 @@ import orjson
 import pytest
 import redis.asyncio
 import sentry_sdk
+from celery import signals
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from smriti_scale import context
 from smriti_scale.errors import ConfigurationError, DeadlineExceeded, NotSerializable, PublishFailed
 from smriti_scale.events import Event, Events, TaskPublished, TaskPublishFailed
 from smriti_scale.local import LocalRedis
@@ -80,6 +82,35 @@ async def test_arguments_that_are_no_json_are_refused_with_advice(app: ScaleCele
 async def test_arguments_that_do_not_fit_the_task_are_a_type_error(app: ScaleCelery) -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument"):
         await publish(app.tasks["job"], nonsense=1)
+
+
+async def test_a_message_made_from_memory_is_the_one_celery_would_have_made(app: ScaleCelery, messages: Any) -> None:
+    with context.restored({"request_id": "r-1"}):
+        for value in ("first", {"second": [1, None, "ü"]}):
+            await publish(app.tasks["job"], value)
+        app.tasks["job"].apply_async(({"second": [1, None, "ü"]},))
+    _, made, celerys = await messages()
+    for message in (made, celerys):
+        assert message["headers"].pop("smriti_scale")["request_id"] == "r-1"
+        assert message["headers"].pop("id") == message["headers"].pop("root_id")
+        for own in ("correlation_id", "delivery_tag", "reply_to"):
+            assert len(message["properties"].pop(own)) == 36
+    assert made == celerys
+
+
+async def test_listeners_to_celerys_signals_hear_of_every_publish(app: ScaleCelery) -> None:
+    heard: list[str] = []
+
+    def listen(headers: dict[str, Any], **_: Any) -> None:
+        heard.append(headers["id"])
+
+    await publish(app.tasks["job"])
+    signals.before_task_publish.connect(listen)
+    try:
+        ids = [await publish(app.tasks["job"]) for _ in range(3)]
+    finally:
+        signals.before_task_publish.disconnect(listen)
+    assert heard == ids
 
 
 async def test_five_hundred_at_once_all_arrive_in_order(app: ScaleCelery, messages: Any) -> None:
@@ -150,13 +181,22 @@ async def test_a_broker_that_never_answers_costs_the_deadline_and_no_more(own_re
     await app.aclose()
 
 
+async def taken(app: ScaleCelery) -> None:
+    """Wait until the publishing thread has taken up all that was handed to it."""
+    async with asyncio.timeout(30):
+        await asyncio.sleep(0)
+        while app.publisher._jobs.qsize():  # noqa: ASYNC110 - a thread's queue, which no asyncio event tells of
+            await asyncio.sleep(0.01)
+
+
 async def test_a_caller_that_gave_up_is_not_published_for(own_redis: Any, redis_prefix: str) -> None:
     server: LocalRedis = await own_redis()
     app = make(server.uri, redis_prefix)
     await publish(app.tasks["job"], "first")
     await server.pause()
     stuck = asyncio.create_task(publish(app.tasks["job"], "stuck"))
-    await asyncio.sleep(0.1)
+    await taken(app)
+    await asyncio.sleep(0.3)  # and has gone to wait for the broker
     gone = asyncio.create_task(publish(app.tasks["job"], "gone"))
     await asyncio.sleep(0.1)
     gone.cancel()

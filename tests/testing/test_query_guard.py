@@ -42,6 +42,7 @@ async def test_a_client_that_has_the_guard_as_listener_too_is_counted_once(
             await client[mongo_database_name].posts.find_one({"_id": n})
 
 
+@pytest.mark.long
 def test_sessions_without_the_fixture_do_not_import_the_driver(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """

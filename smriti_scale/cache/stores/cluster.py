@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from redis.asyncio import RedisCluster
 
+from smriti_scale.cache.cancelling import cancel
 from smriti_scale.cache.stores.pipe import Arg
 from smriti_scale.errors import DeadlineExceeded
+
+_CONCURRENT = 32  # below `RedisLink`'s 50 connections a node, which reads share
 
 
 class ClusterPipe:
@@ -26,10 +30,12 @@ class ClusterPipe:
         self._loop = asyncio.get_running_loop()
         self._reads: list[tuple[Sequence[str], asyncio.Future[Any]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        # The client refuses what its pools cannot take at once: more than this many commands wait for their turn here.
+        self._slots = asyncio.Semaphore(_CONCURRENT)
 
     def send(self, *args: Arg) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._spawn(self._into(future, self._client.execute_command(*args)))
+        self._spawn(self._into(future, partial(self._client.execute_command, *args)))
         return future
 
     def mget(self, keys: Sequence[str]) -> asyncio.Future[list[bytes | None]]:
@@ -48,10 +54,7 @@ class ClusterPipe:
         del error  # each command fails by its own deadline; the client drops the connections that broke
 
     async def aclose(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(list(self._tasks))
+        await cancel(list(self._tasks))
 
     def _flush(self) -> None:
         reads, self._reads = self._reads, []
@@ -61,7 +64,7 @@ class ClusterPipe:
 
     async def _read(self, keys: list[str], wanted: list[tuple[list[int], asyncio.Future[Any]]]) -> None:
         answer: asyncio.Future[list[bytes | None]] = self._loop.create_future()
-        await self._into(answer, self._client.mget_nonatomic(keys))
+        await self._into(answer, partial(self._client.mget_nonatomic, keys))
         error = answer.exception()
         for places, future in wanted:
             if future.done():
@@ -71,10 +74,10 @@ class ClusterPipe:
             else:
                 future.set_result([answer.result()[place] for place in places])
 
-    async def _into(self, future: asyncio.Future[Any], call: Awaitable[Any]) -> None:
+    async def _into(self, future: asyncio.Future[Any], call: Callable[[], Awaitable[Any]]) -> None:
         try:
-            async with asyncio.timeout(self._timeout):
-                result = await call
+            async with asyncio.timeout(self._timeout), self._slots:
+                result = await call()
         except TimeoutError:
             failure: BaseException = DeadlineExceeded("redis", timeout=self._timeout)
         except asyncio.CancelledError:

@@ -1,6 +1,6 @@
 -- Remove a key and refuse what is being loaded for it; or, with a value, put that in its place.
 -- KEYS: entry, lease, causal positions. ARGV: causal position ('' for none), window in ms, entry ('' for none),
--- lifetime in ms.
+-- lifetime in ms, channel, message ('' for none).
 redis.call('DEL', KEYS[2])
 if ARGV[3] == '' then
   redis.call('UNLINK', KEYS[1])
@@ -13,5 +13,8 @@ if ARGV[1] ~= '' then
   redis.call('ZADD', KEYS[3], ms, ARGV[1])
   redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', ms - ARGV[2])
   redis.call('PEXPIRE', KEYS[3], ARGV[2])
+end
+if ARGV[6] ~= '' then
+  redis.call('PUBLISH', ARGV[5], ARGV[6])
 end
 return 1

@@ -4,26 +4,40 @@ A pool hands each command a connection and waits for the answer; here commands f
 and answers are matched in order, as Redis promises. All reads of a turn become one MGET, each key asked once.
 A deadline covers queueing, connecting and the answer; when it passes, everything under way fails at once and the
 connection is given up, since what would arrive on it later belongs to nobody.
+
+redis-py opens the connection (TLS, authentication, Sentinel); the answers are parsed by hiredis as they arrive, which
+spares each read two turns of the loop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import hiredis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ConnectionError as RedisConnectionError, RedisError, ResponseError
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError as RedisConnectionError,
+    NoScriptError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
+from smriti_scale.cache.cancelling import cancel
 from smriti_scale.errors import DeadlineExceeded
-from smriti_scale.redis_link import RedisLink
+from smriti_scale.redis_link import REDIS_ERRORS, RedisLink
 
 _MAX_KEYS = 1000  # of one MGET, so that a huge turn does not hold Redis for long
 
-Arg = str | bytes | int | float
+_SHARE = 0.95  # of the deadline; the rest is for the caller to go on without Redis within it
+
+Arg = str | int | float | bytes
+Readers = list[tuple[list[int] | None, asyncio.Future[Any]]]
+"""Who waits for an answer: the places of theirs in an MGET's, or None for the whole, and the future."""
 
 
 class Transport(Protocol):
@@ -50,41 +64,40 @@ class Transport(Protocol):
         ...
 
 
-class _Command:
-    """What was sent and who waits for it."""
-
-    __slots__ = ("args", "readers")
-
-    def __init__(self, args: tuple[Arg, ...], readers: list[tuple[list[int] | None, asyncio.Future[Any]]]) -> None:
-        self.args = args
-        self.readers = readers  # (places in an MGET's answer, or None for the whole answer; future)
-
-
 class Pipe:
     """See the module. Belongs to one event loop.
 
     Args:
         link: where Redis is.
         timeout: deadline of every command, in seconds.
+        on_lost: called with the error when an open connection breaks, though nothing may be under way.
         connect_timeout: how long connecting may go on in the background.
     """
 
-    def __init__(self, link: RedisLink, *, timeout: float, connect_timeout: float = 2.0) -> None:
+    def __init__(
+        self,
+        link: RedisLink,
+        *,
+        timeout: float,
+        on_lost: Callable[[Exception], None],
+        connect_timeout: float = 2.0,
+    ) -> None:
         self._link = link
-        self._timeout = timeout
+        self._timeout = timeout * _SHARE
+        self._on_lost = on_lost
         self._connect_timeout = connect_timeout
         self._loop = asyncio.get_running_loop()
-        self._queue: list[_Command] = []
+        self._queue: list[tuple[tuple[Arg, ...], Readers]] = []
         self._reads: list[tuple[Sequence[str], asyncio.Future[Any]]] = []
-        self._sent: deque[_Command] = deque()
+        self._flushing = False
         self._deadlines: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._watch: asyncio.TimerHandle | None = None
-        self._wake: asyncio.Future[None] | None = None
-        self._runner: asyncio.Task[None] | None = None
+        self._line: _Line | None = None
+        self._connecting: asyncio.Task[None] | None = None
 
     def send(self, *args: Arg) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.append(_Command(args, [(None, future)]))
+        self._queue.append((args, [(None, future)]))
         self._enqueued(future)
         return future
 
@@ -96,8 +109,8 @@ class Pipe:
 
     async def connect(self, *, timeout: float) -> None:
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.append(_Command(("PING",), [(None, future)]))
-        self._start()
+        self._queue.append((("PING",), [(None, future)]))
+        self._schedule()
         try:
             async with asyncio.timeout(timeout):
                 await future
@@ -107,32 +120,98 @@ class Pipe:
             raise late from None
 
     def reset(self, error: BaseException) -> None:
-        runner, self._runner, self._wake = self._runner, None, None
-        if runner is not None:
-            runner.cancel()
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+        line, self._line = self._line, None
+        if line is not None:
+            line.abort(error)
         self._fail(error)
 
     async def aclose(self) -> None:
-        runner = self._runner
+        connecting = self._connecting
         self.reset(RedisConnectionError("the cache was closed"))
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-        if runner is not None:
-            await asyncio.wait([runner])
+        if connecting is not None:
+            await cancel([connecting])
+        await asyncio.sleep(0)  # for the socket to be closed before the loop may be
+
+    # --- writing
 
     def _enqueued(self, future: asyncio.Future[Any]) -> None:
         deadline = self._loop.time() + self._timeout
         self._deadlines.append((deadline, future))
         if self._watch is None:
             self._watch = self._loop.call_at(deadline, self._check_deadlines, True)
-        self._start()
+        if not self._flushing:
+            self._schedule()
 
-    def _start(self) -> None:
-        if self._runner is None:
-            self._runner = self._loop.create_task(self._run(), name="smriti_scale.cache redis")
-        elif self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+    def _schedule(self) -> None:
+        if self._line is not None:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        elif self._connecting is None:
+            self._connecting = self._loop.create_task(self._connect(), name="smriti_scale.cache redis")
+
+    def _flush(self) -> None:
+        """Write all that was asked in this turn."""
+        self._flushing = False
+        if self._line is None:
+            return  # it was lost meanwhile, and with it those who waited
+        self._batch_reads()
+        queue, self._queue = self._queue, []
+        if queue:
+            self._line.write(queue)
+
+    def _batch_reads(self) -> None:
+        """Turn the reads of this turn into MGETs."""
+        reads, self._reads = self._reads, []
+        places: dict[str, int] = {}
+        readers: Readers = []
+        for keys, future in reads:
+            if len(places) + len(keys) > _MAX_KEYS and places:
+                self._queue.append((("MGET", *places), readers))
+                places, readers = {}, []
+            readers.append(([places.setdefault(key, len(places)) for key in keys], future))
+        if readers:
+            self._queue.append((("MGET", *places), readers))
+
+    # --- connecting
+
+    async def _connect(self) -> None:
+        me = asyncio.current_task()
+        connection: AbstractConnection | None = None
+        try:
+            async with asyncio.timeout(self._connect_timeout):
+                connection = await self._link.connection()
+                await connection.connect()  # type: ignore[no-untyped-call]
+        except REDIS_ERRORS as error:
+            if self._connecting is me:
+                self._connecting = None
+                self._fail(error)
+            return
+        if self._connecting is me:
+            self._connecting = None
+            self._line = _Line(connection, on_lost=self._lost)
+            self._flush()
+
+    def _lost(self, line: _Line, error: Exception) -> None:
+        if self._line is line:
+            self._line = None
+            self._fail(error)
+            self._on_lost(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Fail what was not sent yet."""
+        self._batch_reads()
+        queue, self._queue = self._queue, []
+        self._deadlines.clear()
+        for _, readers in queue:
+            _refuse(readers, error)
+
+    # --- deadlines
 
     def _check_deadlines(self, again: bool) -> None:
         """One timer for all commands: at the deadline of the oldest that is not answered."""
@@ -147,88 +226,84 @@ class Pipe:
         elif again:
             # If the loop itself was held up, the answer may have arrived together with this timer: let it be read.
             self._watch = self._loop.call_later(0, self._check_deadlines, False)
-        elif self._wake is None:
+        elif self._line is None:
             # Still connecting: that may need longer than a command (TLS, far away) and goes on.
             self._fail(DeadlineExceeded("redis (connecting)", timeout=self._timeout))
         else:
             self.reset(DeadlineExceeded("redis", timeout=self._timeout))
 
-    def _fail(self, error: BaseException) -> None:
-        self._batch_reads()
-        commands = [*self._sent, *self._queue]
-        self._sent = deque()
-        self._queue = []
-        self._deadlines.clear()
-        for command in commands:
-            for _, future in command.readers:
-                if not future.done():
-                    future.set_exception(error)
-                    future.exception()  # a caller that was cancelled will not ask
 
-    async def _run(self) -> None:
-        connection: AbstractConnection | None = None
-        reader: asyncio.Task[None] | None = None
-        me = asyncio.current_task()
+class _Line(asyncio.Protocol):
+    """An open connection, and who waits for its answers, in order."""
+
+    def __init__(self, connection: AbstractConnection, *, on_lost: Callable[[_Line, Exception], None]) -> None:
+        self._on_lost = on_lost
+        self._sent: deque[Readers] = deque()
+        self._parser = hiredis.Reader(protocolError=RedisConnectionError, replyError=_reply_error)
+        # redis-py has no public way to hand over a connection that it opened. It must forget it, or it would close it.
+        writer = connection._writer
+        assert writer is not None  # noqa: S101 - it is connected
+        connection._reader = connection._writer = None
+        self._writer = writer
+        self._transport = self._writer.transport
+        self._transport.set_protocol(self)
+
+    def write(self, commands: list[tuple[tuple[Arg, ...], Readers]]) -> None:
+        self._sent.extend([readers for _, readers in commands])
+        packed = [hiredis.pack_command(args) for args, _ in commands]  # type: ignore[arg-type]  # its stub means *args
+        self._transport.write(b"".join(packed))
+
+    def abort(self, error: BaseException) -> None:
+        """Give it up; who waits fails with `error`."""
+        sent, self._sent = self._sent, deque()
+        self._transport.abort()
+        for readers in sent:
+            _refuse(readers, error)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed(data)
         try:
-            async with asyncio.timeout(self._connect_timeout):
-                connection = await self._link.connection()
-                await connection.connect()  # type: ignore[no-untyped-call]
-            sent = self._sent = deque()
-            reader = self._loop.create_task(self._read(connection, sent), name="smriti_scale.cache redis answers")
-            reader.add_done_callback(lambda _: self._start() if self._runner is me else None)
-            while not reader.done():
-                self._wake = self._loop.create_future()
-                if not self._queue and not self._reads:
-                    await self._wake
-                    continue
-                self._batch_reads()
-                commands, self._queue = self._queue, []
-                sent.extend(commands)
-                await connection.send_packed_command(
-                    connection.pack_commands([command.args for command in commands]), check_health=False
-                )
-            await reader
-        except (RedisError, OSError, TimeoutError) as error:
-            if self._runner is me:
-                self._runner = self._wake = None
-                self._fail(error)
-        finally:
-            if reader is not None:
-                reader.cancel()
-                await asyncio.wait([reader])
-                if not reader.cancelled():
-                    reader.exception()
-            if connection is not None:
-                with contextlib.suppress(RedisError, OSError):
-                    await connection.disconnect(nowait=True)
+            while (answer := self._parser.gets()) is not False:
+                if not isinstance(answer, _PUSH):
+                    self._deliver(answer)
+        except (RedisConnectionError, IndexError) as error:  # not Redis's language, or an answer nobody asked for
+            self._lost(error)
 
-    def _batch_reads(self) -> None:
-        """Turn the reads of this turn into MGETs."""
-        reads, self._reads = self._reads, []
-        places: dict[str, int] = {}
-        readers: list[tuple[list[int] | None, asyncio.Future[Any]]] = []
-        for keys, future in reads:
-            if len(places) + len(keys) > _MAX_KEYS and places:
-                self._queue.append(_Command(("MGET", *places), readers))
-                places, readers = {}, []
-            readers.append(([places.setdefault(key, len(places)) for key in keys], future))
-        if readers:
-            self._queue.append(_Command(("MGET", *places), readers))
+    def connection_lost(self, error: Exception | None) -> None:
+        self._lost(error or RedisConnectionError("Redis closed the connection"))
 
-    @staticmethod
-    async def _read(connection: AbstractConnection, sent: deque[_Command]) -> None:
-        while True:
-            answer: Any
-            try:
-                answer = await connection.read_response(
-                    disable_decoding=True, timeout=math.inf, disconnect_on_error=False
-                )
-            except ResponseError as error:
-                answer = error
-            for places, future in sent.popleft().readers:
-                if future.done():
-                    continue
-                if isinstance(answer, ResponseError):
-                    future.set_exception(answer)
-                else:
-                    future.set_result(answer if places is None else [answer[place] for place in places])
+    def _lost(self, error: Exception) -> None:
+        failure = error if isinstance(error, (RedisError, OSError)) else RedisConnectionError(str(error))
+        self.abort(failure)
+        self._on_lost(self, failure)
+
+    def _deliver(self, answer: Any) -> None:
+        for places, future in self._sent.popleft():
+            if future.done():
+                continue
+            if isinstance(answer, RedisError):
+                future.set_exception(answer)
+                future.exception()  # a caller that was cancelled will not ask
+            else:
+                future.set_result(answer if places is None else [answer[place] for place in places])
+
+
+_PUSH: tuple[type, ...] = (hiredis.PushNotification,) if hasattr(hiredis, "PushNotification") else ()
+
+_REPLY_ERRORS: dict[str, type[RedisError]] = {
+    "NOSCRIPT": NoScriptError,
+    "READONLY": ReadOnlyError,
+    "LOADING": BusyLoadingError,
+    "MASTERDOWN": RedisConnectionError,
+}
+
+
+def _reply_error(text: str) -> RedisError:
+    return _REPLY_ERRORS.get(text.partition(" ")[0], ResponseError)(text)
+
+
+def _refuse(readers: Readers, error: BaseException) -> None:
+    for _, future in readers:
+        if not future.done():
+            future.set_exception(error)
+            future.exception()  # a caller that was cancelled will not ask

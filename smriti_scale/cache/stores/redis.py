@@ -15,21 +15,21 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
 from urllib.parse import quote
 
 from redis.asyncio import RedisCluster
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
 from smriti_scale.breaker import CircuitBreaker
 from smriti_scale.cache.keys import EVERYTHING
 from smriti_scale.cache.stores.cluster import ClusterPipe
 from smriti_scale.cache.stores.pipe import Arg, Pipe, Transport
 from smriti_scale.events import Events
-from smriti_scale.redis_link import REDIS_FAILURES, RedisLink, RedisScript
+from smriti_scale.redis_link import REDIS_ERRORS, REDIS_FAILURES, RedisLink, RedisScript
 
 _PING_TIMEOUT = 2.0
 _TAG_LIFETIME = 7 * 86_400.0
@@ -41,6 +41,9 @@ def _script(name: str) -> RedisScript:
 
 _BEGIN, _FINISH, _RENEW = _script("begin"), _script("finish"), _script("renew")
 _INVALIDATE, _INVALIDATE_TAG, _TAG = _script("invalidate"), _script("invalidate_tag"), _script("tag")
+
+
+_Step = tuple[RedisScript, tuple[str, ...], tuple[Arg, ...]]
 
 
 class RedisUnavailable(Exception):
@@ -103,7 +106,9 @@ class RedisStore:
         self.channel = f"{prefix}changes"
         client = link.client
         self._transport: Transport = (
-            ClusterPipe(client, timeout=timeout) if isinstance(client, RedisCluster) else Pipe(link, timeout=timeout)
+            ClusterPipe(client, timeout=timeout)
+            if isinstance(client, RedisCluster)
+            else Pipe(link, timeout=timeout, on_lost=self._lost)
         )
         self.breaker = CircuitBreaker(
             f"cache {name}", failures=REDIS_FAILURES, timeout=timeout, reset_after=0.2, reset_max=2.0, events=events
@@ -129,7 +134,7 @@ class RedisStore:
             raise RedisUnavailable
         try:
             found = await self._transport.mget(names)
-        except (RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             raise self._trouble(error) from None
         count = len(keys)
         versions = {EVERYTHING: found[count]}
@@ -176,21 +181,19 @@ class RedisStore:
     ) -> None:
         """Remove keys, give tags new versions, then tell every process. A `trial` passes an open breaker."""
         position, window = position or "", self._window_ms
-        steps = [self._run(_INVALIDATE, self._entry_keys(key), (position, window, "", 0), trial=trial) for key in keys]
+        steps: list[_Step] = [(_INVALIDATE, self._entry_keys(key), (position, window, "", 0)) for key in keys]
         for tag in tags:
             args = (secrets.token_hex(8), _ms(_TAG_LIFETIME), position, window)
-            steps.append(self._run(_INVALIDATE_TAG, self._tag_keys(tag), args, trial=trial))
-        await self._then_publish(steps, message, trial=trial)
+            steps.append((_INVALIDATE_TAG, self._tag_keys(tag), args))
+        await self._change(steps, message, trial=trial)
 
     async def put(self, entries: Sequence[tuple[str, bytes, float]], *, message: bytes) -> None:
         """Set entries (key, bytes, lifetime) in place of what is there or being loaded, then tell every process."""
-        await self._then_publish(
-            [
-                self._run(_INVALIDATE, self._entry_keys(key), ("", self._window_ms, raw, _ms(lifetime)))
-                for key, raw, lifetime in entries
-            ],
-            message,
-        )
+        steps: list[_Step] = [
+            (_INVALIDATE, self._entry_keys(key), ("", self._window_ms, raw, _ms(lifetime)))
+            for key, raw, lifetime in entries
+        ]
+        await self._change(steps, message)
 
     async def publish(self, message: bytes) -> None:
         """Tell every process."""
@@ -218,12 +221,18 @@ class RedisStore:
         """Close the connection."""
         await self._transport.aclose()
 
-    async def _then_publish(
-        self, steps: Sequence[Coroutine[Any, Any, Any]], message: bytes, *, trial: bool = False
-    ) -> None:
-        """A change that Redis refuses, for whatever reason, leaves old values there: nothing may be read any more."""
+    async def _change(self, steps: Sequence[_Step], message: bytes, *, trial: bool = False) -> None:
+        """Make all steps, then tell every process; a single step tells them itself, which saves a round trip.
+
+        A change that Redis refuses, for whatever reason, leaves old values there: nothing may be read any more.
+        """
         try:
-            for outcome in await asyncio.gather(*steps, return_exceptions=True):
+            if len(steps) == 1:
+                ((script, keys, args),) = steps
+                await self._run(script, keys, (*args, self.channel, message), trial=trial)
+                return
+            made = [self._run(script, keys, (*args, "", ""), trial=trial) for script, keys, args in steps]
+            for outcome in await asyncio.gather(*made, return_exceptions=True):
                 if isinstance(outcome, BaseException):
                     raise outcome
             await self._send("PUBLISH", self.channel, message, trial=trial)
@@ -245,7 +254,7 @@ class RedisStore:
             return await self._transport.send(*args)
         except NoScriptError:
             raise
-        except (RedisError, OSError) as error:
+        except REDIS_ERRORS as error:
             raise self._trouble(error) from None
 
     def _trouble(self, error: Exception) -> RedisUnavailable:
@@ -253,6 +262,11 @@ class RedisStore:
             self._trip(error)
         # Any other answer (out of memory, no permission) is an answer: this operation fails alone.
         return RedisUnavailable(f"{type(error).__name__}: {error}")
+
+    def _lost(self, error: Exception) -> None:
+        # What answers next may be another server, promoted without the last changes: they are told again first.
+        if self.up:
+            self._trip(error)
 
     def _trip(self, error: Exception) -> None:
         self.breaker.failed(error)

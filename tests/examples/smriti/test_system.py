@@ -102,3 +102,28 @@ async def test_a_crash_is_500_e_with_cors_and_says_nothing_of_its_cause(smriti_s
         answer = await client.get("/api/crash", headers={"Origin": "http://localhost:3000"})
     assert "hunter2" not in error_of(answer, 500)
     assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
+
+
+async def test_an_unchanged_answer_is_304_for_its_own_reader_only(join: Join) -> None:
+    person, other = await join(), await join()
+    first = await person.client.get("/api/posts/me")
+    tag = {"If-None-Match": first.headers["etag"]}
+    assert "private" in first.headers.get("cache-control", "private")
+    again = await person.client.get("/api/posts/me", headers=tag)
+    assert (again.status_code, again.content) == (304, b"")
+    assert (await other.client.get("/api/posts/me", headers={**tag, "Authorization": "Bearer x"})).status_code == 401
+    await person.note()
+    assert (await person.client.get("/api/posts/me", headers=tag)).status_code == 200
+
+
+async def test_long_answers_are_compressed_for_who_takes_it(join: Join) -> None:
+    person = await join()
+    await person.note("a long thought " * 200)
+    for coding in ("zstd", "br", "gzip"):
+        answer = await person.client.get("/api/posts", headers={"Accept-Encoding": coding})
+        assert answer.headers["content-encoding"] == coding
+        assert "Accept-Encoding" in answer.headers["vary"]
+    assert (
+        "content-encoding"
+        not in (await person.client.get("/api/posts", headers={"Accept-Encoding": "identity"})).headers
+    )

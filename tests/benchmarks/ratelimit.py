@@ -1,0 +1,351 @@
+"""Rate limits beside slowapi and limits: one decision against one raw EVALSHA, and whole requests over uvicorn.
+
+Each row is measured in turns with what it is compared to, in the same run: read the ratios, not the figures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from starlette.requests import Request
+
+from smriti_scale.local import LocalRedis
+from smriti_scale.ratelimit import LeasePolicy, RateLimiter, client_address
+from smriti_scale.ratelimit.memory_store import MemoryStore
+from smriti_scale.ratelimit.redis_store import RedisStore, script_source
+from smriti_scale.ratelimit.rules import Check, Strategy, parse_limits
+from smriti_scale.redis_link import RedisLink, RedisScript
+
+SECONDS = float(os.environ.get("SMRITI_BENCH_SECONDS", "3"))
+ROUNDS = int(os.environ.get("SMRITI_BENCH_ROUNDS", "3"))
+CONNECTIONS = 16
+BUNDLE = 16
+LIMIT = "1000000000/hour"
+Work = Callable[[], Awaitable[object]]
+console = Console(width=max(110, Console().width))
+
+
+async def main() -> None:
+    async with LocalRedis() as server:
+        await _decisions(server.uri)
+        await _strategies(server.uri)
+        await _requests(server.uri)
+        await _unrelated_route(server.uri)
+
+
+async def _p50(works: dict[str, Work], *, calls: int = 3000) -> dict[str, float]:
+    """Median microseconds of a call; the works take turns call by call, so that all meet the same weather."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(calls):
+        for name, work in works.items():
+            began = time.perf_counter()
+            await work()
+            taken[name].append(time.perf_counter() - began)
+    return {name: statistics.median(times) * 1e6 for name, times in taken.items()}
+
+
+def _check(strategy: Any = "fixed-window") -> Check:
+    (rule,) = parse_limits(LIMIT, strategy)
+    return Check(rule, "198.51.100.7", f"{rule.key} /x", 1, False, None, ("198.51.100.7", "/x"))
+
+
+async def _decisions(url: str) -> None:
+    from limits import parse
+    from limits.aio.strategies import FixedWindowRateLimiter as AsyncFixedWindow
+    from limits.storage import storage_from_string
+    from slowapi import Limiter
+
+    limiter = RateLimiter(client_address(), storage_uri=url, key_prefix="bench", redis_timeout=5.0)
+    leased = RateLimiter(
+        client_address(), storage_uri=url, key_prefix="lease", redis_timeout=5.0, leases=LeasePolicy(ttl=60.0)
+    )
+    memory = MemoryStore()
+    theirs = Limiter(key_func=lambda: "x", storage_uri=url)
+    in_memory = Limiter(key_func=lambda: "x")
+    awaited = AsyncFixedWindow(storage_from_string(f"async+{url}", implementation="redispy"))
+    item = parse(LIMIT)
+    check = _check()
+    engine, leasing = limiter._engine, leased._engine
+    link = RedisLink(url)
+    script = RedisScript(script_source())
+    keys = ["bench:raw:{198.51.100.7}"]
+    arguments: list[str | int] = [0, 0, 0, 0, 0, 0, 0, 1, 0, check.field, *check.rule.static, 1, 1, 0]
+    await script.run(link.client, keys, arguments)
+
+    async def raw() -> object:
+        return await link.client.evalsha(script.sha, 1, *keys, *arguments)
+
+    async def floor() -> object:
+        return await link.client.get("nothing")
+
+    async def with_headers() -> None:
+        theirs.limiter.hit(item, "a", "b")
+        theirs.limiter.get_window_stats(item, "a", "b")
+
+    async def slow() -> object:
+        return theirs.limiter.hit(item, "a", "b")
+
+    async def slow_memory() -> object:
+        return in_memory.limiter.hit(item, "a", "b")
+
+    async def ours_memory() -> object:
+        return memory.decide((check,))
+
+    async def ours() -> object:
+        return await engine.decide((check,), None)
+
+    async def ours_leased() -> object:
+        return await leasing.decide((check,), None)
+
+    async def limits_aio() -> object:
+        return await awaited.hit(item, "a", "b")
+
+    found = await _p50(
+        {
+            "redis GET (the floor)": floor,
+            "raw EVALSHA, same script": raw,
+            "ours, Redis": ours,
+            "ours, leased": ours_leased,
+            "ours, memory": ours_memory,
+            "limits.aio, Redis": limits_aio,
+            "slowapi, Redis (blocks the loop)": slow,
+            "slowapi, Redis, with headers": with_headers,
+            "slowapi, memory": slow_memory,
+        }
+    )
+    table = Table("decision", "p50 µs", "× raw EVALSHA", "figure", title="one decision, one limit, fixed window")
+    for name, micros in found.items():
+        ratio = micros / found["raw EVALSHA, same script"]
+        mark = ("≤ 1.15 " + ("✓" if ratio <= 1.15 else "✗")) if name == "ours, Redis" else ""
+        table.add_row(name, f"{micros:.1f}", f"{ratio:.2f}", mark)
+    console.print(table)
+    await asyncio.gather(limiter.aclose(), leased.aclose(), link.aclose())
+
+
+async def _strategies(url: str) -> None:
+    store = RedisStore(RedisLink(url), prefix="strategies", timeout=5.0)
+    names: tuple[Strategy, ...] = ("fixed-window", "sliding-window-counter", "moving-window", "gcra")
+    works: dict[str, Work] = {}
+    for strategy in names:
+        rule = parse_limits("1000/second" if strategy == "moving-window" else LIMIT, strategy)[0]
+        check = Check(rule, "a", f"{rule.key} /x", 1, False, None, ("a", "/x"))
+        works[strategy] = functools.partial(store.decide, (check,))
+    four = tuple(_check(strategy) for strategy in names if strategy != "moving-window")
+    works["three limits at once"] = functools.partial(store.decide, four)
+    found = await _p50(works, calls=1500)
+    table = Table("strategy", "p50 µs", title="in Redis, by strategy")
+    for name, micros in found.items():
+        table.add_row(name, f"{micros:.1f}")
+    console.print(table)
+    await store.link.aclose()
+
+
+VARIANTS = (
+    "unlimited",
+    "ours memory",
+    "ours memory headers",
+    "slowapi memory headers",
+    "ours redis headers",
+    "slowapi redis headers",
+    "ours leases",
+)
+
+
+def application(variant: str, url: str) -> Any:
+    """A tiny application, limited in one of the ways."""
+    from slowapi import Limiter, _rate_limit_exceeded_handler
+    from slowapi.errors import RateLimitExceeded
+    from slowapi.util import get_remote_address
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse, Response
+    from starlette.routing import Route
+
+    from smriti_scale.ratelimit import setup_rate_limiting
+
+    async def page(request: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    async def free(request: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    if variant == "unlimited":
+        return Starlette(routes=[Route("/x", page)])
+    whose, where, *more = variant.split()
+    if where == "leases":
+        where, more = "redis", ["leases"]
+    storage = url if where == "redis" else "memory://"
+    headers = "headers" in more
+    if whose == "slowapi":
+        limiter = Limiter(key_func=get_remote_address, storage_uri=storage, headers_enabled=headers)
+        app = Starlette(routes=[Route("/x", limiter.limit(LIMIT)(page)), Route("/free", free)])
+        app.state.limiter = limiter
+        app.add_exception_handler(RateLimitExceeded, _rate_limit_exceeded_handler)  # type: ignore[arg-type]
+        return app
+    ours = RateLimiter(
+        client_address(),
+        storage_uri=storage,
+        headers_enabled=headers,
+        redis_timeout=1.0,
+        key_prefix=variant.replace(" ", "-"),
+        leases=LeasePolicy() if "leases" in more else None,
+    )
+    app = Starlette(routes=[Route("/x", ours.limit(LIMIT)(page)), Route("/free", free)])
+    setup_rate_limiting(app, ours)
+    return app
+
+
+def build() -> Any:
+    """For uvicorn: the variant is named in the environment."""
+    return application(os.environ["SMRITI_BENCH_VARIANT"], os.environ["SMRITI_BENCH_REDIS"])
+
+
+@contextlib.asynccontextmanager
+async def _served(variant: str, url: str) -> AsyncIterator[tuple[int, int]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "uvicorn", "tests.benchmarks.ratelimit:build", "--factory", "--port", str(port),
+        "--log-level", "error", "--no-access-log",
+        env={**os.environ, "SMRITI_BENCH_VARIANT": variant, "SMRITI_BENCH_REDIS": url},
+        cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        for _ in range(200):
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                break
+            await asyncio.sleep(0.1)
+        yield port, process.pid
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def _load(port: int, seconds: float) -> float:
+    """Requests a second over kept-alive connections.
+
+    Each connection writes its requests in bundles, which the server answers one by one: so the client costs next to
+    nothing, and the server is what is measured.
+    """
+    done = 0
+    end = time.perf_counter() + seconds
+    bundle = b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n" * BUNDLE
+
+    async def ask() -> None:
+        nonlocal done
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while time.perf_counter() < end:
+            writer.write(bundle)
+            read = b""
+            while read.count(b"\r\n\r\nok") < BUNDLE:
+                if not (chunk := await reader.read(65_536)) or b"HTTP/1.1 4" in chunk or b"HTTP/1.1 5" in chunk:
+                    raise RuntimeError(f"the server refused: {chunk[:200]!r}")
+                read += chunk
+            done += BUNDLE
+        writer.close()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(ask() for _ in range(CONNECTIONS)))
+    return done / (time.perf_counter() - began)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """CPU time that a process has used; 0 where there is no /proc."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
+async def _requests(url: str) -> None:
+    rates: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    costs: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    async with contextlib.AsyncExitStack() as servers:
+        served = {variant: await servers.enter_async_context(_served(variant, url)) for variant in VARIANTS}
+        for port, _ in served.values():
+            await _load(port, 0.3)
+        for _ in range(ROUNDS):
+            for variant, (port, pid) in served.items():
+                used = _cpu_seconds(pid)
+                began = time.perf_counter()
+                rate = await _load(port, SECONDS / ROUNDS)
+                costs[variant].append((_cpu_seconds(pid) - used) / (rate * (time.perf_counter() - began)) * 1e6)
+                rates[variant].append(rate)
+    best = {variant: max(found) for variant, found in rates.items()}
+    cost = {variant: statistics.median(found) for variant, found in costs.items()}
+    bare = best["unlimited"]
+    figures = {
+        "ours memory": (best["ours memory"] / bare, 0.85, "of unlimited"),
+        "ours redis headers": (best["ours redis headers"] / best["slowapi redis headers"], 2.0, "× slowapi's"),
+        "ours leases": (best["ours leases"] / bare, 0.80, "of unlimited"),
+    }
+    title = "uvicorn, one worker, a tiny route; the server's CPU time is what other load on the machine disturbs least"
+    table = Table("whole requests", "req/s", "of unlimited", "CPU µs", "of unlimited, by CPU", "figure", title=title)
+    for variant, rate in best.items():
+        mark = ""
+        if variant in figures:
+            ratio, wanted, of = figures[variant]
+            mark = f"{ratio:.2f} {of}, ≥ {wanted:g} {'✓' if ratio >= wanted else '✗'}"
+        by_cpu = f"{cost['unlimited'] / cost[variant]:.0%}" if cost[variant] else ""
+        table.add_row(variant, f"{rate:,.0f}", f"{rate / bare:.0%}", f"{cost[variant]:.0f}", by_cpu, mark)
+    console.print(table)
+
+
+async def _unrelated_route(url: str) -> None:
+    """The latency of a route without limit, alone and while eight clients ask a limited one of a Redis 50 ms away."""
+    from smriti_scale.testing import FaultProxy
+
+    table = Table("Redis 50 ms away", "p99 ms alone", "p99 ms under load", "ratio", "answers/s under load", "figure")
+    async with FaultProxy(url) as proxy:
+        for variant in ("ours redis headers", "slowapi redis headers"):
+            await proxy.heal()
+            async with _served(variant, proxy.uri) as (port, _):
+                await _load(port, 0.3)
+                await proxy.delay(0.05)
+                alone: list[float] = []
+                crowded: list[float] = []
+                for _ in range(ROUNDS):  # in turns, so that both meet the same weather
+                    alone += await _latencies(port, "/free", SECONDS / ROUNDS)
+                    load = [asyncio.create_task(_latencies(port, "/x", SECONDS / ROUNDS + 0.4)) for _ in range(8)]
+                    await asyncio.sleep(0.2)
+                    crowded += await _latencies(port, "/free", SECONDS / ROUNDS)
+                    await asyncio.gather(*load)
+            before, after = _p99(alone), _p99(crowded)
+            mark = f"≤ 1.5 {'✓' if after <= 1.5 * before else '✗'}" if variant.startswith("ours") else ""
+            figures = (f"{before:.2f}", f"{after:.2f}", f"{after / before:.2f}", f"{len(crowded) / SECONDS:,.0f}")
+            table.add_row(variant, *figures, mark)
+    console.print(table)
+
+
+async def _latencies(port: int, path: str, seconds: float) -> list[float]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    taken = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(2)
+        taken.append(time.perf_counter() - began)
+        await asyncio.sleep(0.002)
+    writer.close()
+    return taken
+
+
+def _p99(taken: list[float]) -> float:
+    return sorted(taken)[int(len(taken) * 0.99)] * 1e3
