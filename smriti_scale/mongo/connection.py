@@ -6,9 +6,9 @@ import asyncio
 import contextvars
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from pymongo import AsyncMongoClient
 from pymongo.errors import (
@@ -42,6 +42,7 @@ from smriti_scale.mongo.unavailable import translated
 from smriti_scale.mongo.uri import MongoURI
 
 Document = dict[str, Any]
+T = TypeVar("T")
 
 _PROBED = "smriti_scale.probe"
 """A collection that nobody makes: to read it is to wait for the position and find nothing."""
@@ -97,6 +98,7 @@ class Connection:
         self.scope = scope
         self.patience = options.write_timeout
         self._refreshing: asyncio.Task[None] | None = None
+        self._late: set[asyncio.Future[Any]] = set()
         self._may_probe = True
         self.replicas = Replicas(position=lambda: scope().at, fell_back=self._fell_back, clock=clock, events=events)
         parsed, parsed_read = MongoURI.parse(uri), MongoURI.parse(read_uri)
@@ -152,6 +154,8 @@ class Connection:
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.gather(self._refreshing, return_exceptions=True)
+        if self._late:
+            await asyncio.wait(self._late, timeout=self._options.probe_timeout + _GRACE)
         if isinstance(self.client, AsyncMongoClient):
             await self.client.close()
         else:
@@ -187,8 +191,8 @@ class Connection:
         started = self._clock.monotonic()
         try:
             with scope.entered():
-                async with asyncio.timeout(timeout + _GRACE):
-                    await self.read[_PROBED].find_one({"_id": 0}, max_time_ms=max(1, round(timeout * 1000)))
+                probe = self.read[_PROBED].find_one({"_id": 0}, max_time_ms=max(1, round(timeout * 1000)))
+                await self._within(probe, timeout + _GRACE)
         except OperationFailure as error:
             failure = error
             if (error.details or {}).get("codeName") in _REFUSALS:
@@ -226,11 +230,29 @@ class Connection:
         if not node.is_server_type_known:
             return None
         try:
-            async with asyncio.timeout(_HELLO_TIMEOUT):
-                answer: Document = await self.client.admin.command("hello", read_preference=At(node.address))
+            asked = self.client.admin.command("hello", read_preference=At(node.address))
+            answer: Document = await self._within(asked, _HELLO_TIMEOUT)
         except (PyMongoError, TimeoutError):
             return None
         return answer
+
+    async def _within(self, operation: Awaitable[T], timeout: float) -> T:
+        """Wait so long for a driver's operation; a late one ends by itself.
+
+        To cancel it would cost its connection: the driver closes that, and leaks it if it is being opened.
+        """
+        task = asyncio.ensure_future(operation)
+        self._late.add(task)
+        task.add_done_callback(self._ended)
+        await asyncio.wait({task}, timeout=timeout)
+        if not task.done():
+            raise TimeoutError
+        return task.result()
+
+    def _ended(self, task: asyncio.Future[Any]) -> None:
+        self._late.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, so that asyncio does not complain of it
 
     def _all_nodes(self) -> list[Any]:
         return list(self.client.topology_description.server_descriptions().values())
