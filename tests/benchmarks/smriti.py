@@ -35,7 +35,7 @@ SLOWEST_P95 = 200.0
 DEPTH = min(50_000, POSTS // 2)
 
 # What a plain FastAPI + Motor backend of this shape reached on two shared cores, where the bare route reached 5,500;
-# and how many times that is asked. A busy machine slows down all rows alike, so each is judged by its part of the floor.
+# and how many times that is asked. A busy machine slows down all rows alike: each is judged by its part of the floor.
 PLAIN_FLOOR = 5_500
 PLAIN: dict[str, tuple[float, float]] = {
     "feed, first page": (320, 8),
