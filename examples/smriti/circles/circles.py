@@ -54,6 +54,7 @@ class Circles:
             key="circles:{user_id}:{skip}:{limit}:{cursor}",
             tags=["circles:{user_id}"],
             tags_from=lambda page: [circle_tag(each) for each in page.circle_ids],
+            shared=True,
         )
         async def listed(user_id: str, *, skip: int, limit: int, cursor: str | None) -> CirclesPage:
             mine = {"members.user_id": user_id}

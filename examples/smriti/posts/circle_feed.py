@@ -44,7 +44,7 @@ class CircleFeed:
         self._mongo = mongo
         self._paginator = paginator
 
-        @cache.cached(ttl=30, key="members:{circle_id}", tags=["circle:{circle_id}"], condition=bool)
+        @cache.cached(ttl=30, key="members:{circle_id}", tags=["circle:{circle_id}"], condition=bool, shared=True)
         async def members(circle_id: str) -> tuple[str, ...]:
             found = await mongo.read.circles.find_one({"_id": ObjectId(circle_id)}, {"members.user_id": 1})
             return tuple(member["user_id"] for member in found["members"]) if found else ()
@@ -54,6 +54,7 @@ class CircleFeed:
             key="circle_feed:{circle_id}:{skip}:{limit}:{cursor}",
             tags=["circle:{circle_id}"],
             tags_from=lambda page: [circle_tag(each) for each in page.circle_ids],
+            shared=True,
         )
         async def page_for_all(circle_id: str, *, skip: int, limit: int, cursor: str | None) -> CirclePage:
             which = {"circle_ids": circle_id}

@@ -76,7 +76,7 @@ class Posts:
         self._paginator = paginator
 
         # One page for all readers: the cursor inside is nobody's, and is made each reader's own when it is served.
-        @cache.cached(ttl=30, key="feed:{skip}:{limit}:{cursor}", tags=["posts"], stale=30)
+        @cache.cached(ttl=30, key="feed:{skip}:{limit}:{cursor}", tags=["posts"], stale=30, shared=True)
         async def feed_page(*, skip: int, limit: int, cursor: str | None) -> FeedPage:
             page = await paginator.paginate(mongo.read.posts, PUBLIC, skip=skip, limit=limit, cursor=cursor)
             posts = json_bytes([post_view(document) for document in page.items])
@@ -88,6 +88,7 @@ class Posts:
             key="own_posts:{user_id}:{skip}:{limit}:{cursor}",
             tags=["posts_of:{user_id}"],
             tags_from=lambda page: [circle_tag(each) for each in page.circle_ids],
+            shared=True,
         )
         async def own_page(user_id: str, *, skip: int, limit: int, cursor: str | None) -> OwnPage:
             found, next_cursor = await page_of(
