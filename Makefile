@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PORT ?= 8000
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-long lint docs bench wheel-test clean
+.PHONY: demo test test-long lint docs bench bench-smriti wheel-test clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -42,6 +42,9 @@ docs: $(STAMP) ## build the documentation into site/
 bench: $(STAMP) ## tables beside the peers
 	$(BIN)/pip install --quiet --group bench
 	$(BIN)/python -m tests.benchmarks
+
+bench-smriti: $(STAMP) ## the whole service under load (POSTS=5000 for fewer posts)
+	$(if $(POSTS),SMRITI_BENCH_POSTS=$(POSTS)) $(BIN)/python -m tests.benchmarks smriti
 
 # The suite against the built package in an environment of its own, away from the sources; first bare, without extras.
 wheel-test: $(STAMP) ## build sdist and wheel, install into an empty environment, test that

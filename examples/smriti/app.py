@@ -10,6 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from examples.smriti.answers import answer
+from examples.smriti.api_document import api_document
 from examples.smriti.auth.routes import auth_routes
 from examples.smriti.auth.signed_in import IdentityMiddleware, SignedIn
 from examples.smriti.body_limit import BodyLimitMiddleware
@@ -21,6 +22,7 @@ from examples.smriti.posts.file_routes import file_routes
 from examples.smriti.posts.routes import post_routes
 from examples.smriti.posts.uploads import LARGEST
 from examples.smriti.quotes.routes import cron_routes, quote_routes
+from examples.smriti.request_id import RequestIdMiddleware
 from examples.smriti.services import Services
 from examples.smriti.settings import SmritiSettings
 from examples.smriti.users.routes import user_routes
@@ -66,7 +68,7 @@ def create_app(settings: SmritiSettings | None = None) -> FastAPI:
         post_routes(services.posts, services.search, signed_in, limiter, settings),
         file_routes(services.files),
         user_routes(services.users, services.posts, signed_in),
-        circle_routes(services.circles, services.posts, signed_in, limiter, settings),
+        circle_routes(services.circles, services.posts, services.circle_feed, signed_in, limiter, settings),
         quote_routes(services.quotes, services.history, signed_in),
         notification_routes(services.devices, signed_in),
         cron_routes(services.quotes, settings),
@@ -88,4 +90,6 @@ def create_app(settings: SmritiSettings | None = None) -> FastAPI:
         allow_headers=["*"],
     )
     app.add_middleware(ClientPathsMiddleware)
+    app.add_middleware(RequestIdMiddleware)
+    app.openapi = api_document(app)  # type: ignore[method-assign]
     return app

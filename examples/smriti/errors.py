@@ -29,6 +29,7 @@ def install_error_handlers(app: FastAPI) -> None:
         RateLimitExceeded: _http_error,  # named, since the limiter has an answer of its own for it
         HTTPException: _http_error,
         DatabaseUnavailable: _unavailable,
+        UnicodeEncodeError: _not_unicode,
     }
     for error, handler in handlers.items():
         app.add_exception_handler(error, handler)
@@ -54,6 +55,11 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
     headers = dict(error.headers or {})
     status = 400 if error.status_code == 422 else error.status_code
     return failure(status, str(error.detail), headers=headers)
+
+
+async def _not_unicode(request: Request, error: UnicodeEncodeError) -> Response:
+    """JSON can spell half a character (`\\ud800`); no database takes it."""
+    return failure(400, "That text is not Unicode")
 
 
 async def _unavailable(request: Request, error: DatabaseUnavailable) -> Response:

@@ -19,6 +19,7 @@ from examples.smriti.lists import NEWEST_FIRST
 from examples.smriti.notifications.devices import Devices
 from examples.smriti.notifications.news import News
 from examples.smriti.notifications.push import pusher_from
+from examples.smriti.posts.circle_feed import CircleFeed
 from examples.smriti.posts.posts import Posts
 from examples.smriti.posts.search import Search
 from examples.smriti.posts.uploads import Files
@@ -53,6 +54,7 @@ class Services:
         self.accounts = Accounts(scale.mongo, scale.cache, self.hasher, self.tokens)
         self.users = Users(scale.mongo, scale.cache, self.accounts)
         self.posts = Posts(scale.mongo, scale.cache, newest_first, self.files, self.background)
+        self.circle_feed = CircleFeed(scale.mongo, scale.cache, newest_first)
         self.search = Search(scale.mongo, scale.cache, newest_first)
         self.circles = Circles(scale.mongo, scale.cache, newest_first)
         self.devices = Devices(scale.mongo)

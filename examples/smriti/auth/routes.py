@@ -25,7 +25,7 @@ def _looks_like_email(value: str) -> str:
 
 
 def _has_digits(value: str) -> str:
-    if not 7 <= len(phone_key(value)) <= 15 or not re.fullmatch(r"[\d\s()+.-]+", value):
+    if not 7 <= len(phone_key(value)) <= 15 or not re.fullmatch(r"[0-9 ()+.-]+", value):
         raise ValueError("not a phone number")
     return value
 

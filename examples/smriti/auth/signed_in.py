@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fastapi.openapi.models import HTTPBearer
+from fastapi.security.base import SecurityBase
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -33,14 +35,16 @@ class IdentityMiddleware:
         return None
 
 
-class SignedIn:
-    """A dependency: the account of the request's token.
+class SignedIn(SecurityBase):
+    """A dependency: the account of the request's token. The OpenAPI document names it as a bearer token.
 
     Raises:
         ApiError: 401 without a valid token of an existing account.
     """
 
     def __init__(self, accounts: Accounts) -> None:
+        self.model = HTTPBearer(bearerFormat="JWT")
+        self.scheme_name = "token"
         self._accounts = accounts
 
     async def __call__(self, request: Request) -> User:

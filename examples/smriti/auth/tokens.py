@@ -35,4 +35,4 @@ class Tokens:
         except jwt.InvalidTokenError:
             return None
         subject = claims["sub"]
-        return subject if _OBJECT_ID.fullmatch(subject) else None
+        return subject if isinstance(subject, str) and _OBJECT_ID.fullmatch(subject) else None

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from bson import ObjectId
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
-from examples.smriti.answers import ApiError, iso
+from examples.smriti.answers import ApiError, iso, json_bytes
 from examples.smriti.auth.accounts import User, now
 from examples.smriti.circles import rules
 from examples.smriti.lists import page_of
+from examples.smriti.posts.tags import circle_tag
 from smriti_scale.cache import Cache
 from smriti_scale.mongo import MongoClients
 from smriti_scale.pagination import CursorPaginator
 
 _CODE_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class CirclesPage:
+    """A page of somebody's circles.
+
+    Args:
+        body: a JSON object.
+        circle_ids: of the circles in it.
+    """
+
+    body: bytes
+    circle_ids: tuple[str, ...]
 
 
 class Circles:
@@ -31,7 +46,34 @@ class Circles:
     def __init__(self, mongo: MongoClients, cache: Cache, paginator: CursorPaginator) -> None:
         self._mongo = mongo
         self._cache = cache
-        self._paginator = paginator
+
+        # Dropped when the person joins or founds one, and, by the circles in it, when one of those is changed,
+        # posted to or removed.
+        @cache.cached(
+            ttl=30,
+            key="circles:{user_id}:{skip}:{limit}:{cursor}",
+            tags=["circles:{user_id}"],
+            tags_from=lambda page: [circle_tag(each) for each in page.circle_ids],
+            shared=True,
+        )
+        async def listed(user_id: str, *, skip: int, limit: int, cursor: str | None) -> CirclesPage:
+            mine = {"members.user_id": user_id}
+            circles = mongo.read.circles
+            found, next_cursor = await page_of(
+                paginator, circles, mine, skip=skip, limit=limit, cursor=cursor, scope=user_id
+            )
+            ids = [str(each["_id"]) for each in found]
+            activity = await self.last_activity(ids)
+            page = {
+                "circles": [item(each, activity.get(str(each["_id"]))) for each in found],
+                "total": await circles.count_documents(mine),
+                "skip": skip,
+                "limit": limit,
+                "next_cursor": next_cursor,
+            }
+            return CirclesPage(json_bytes(page), tuple(ids))
+
+        self._listed = listed
 
     async def create(
         self, user: User, *, name: str, description: str | None, color: str | None, emoji: str | None
@@ -71,21 +113,9 @@ class Circles:
         await self._changed(document)
         return full(document, user)
 
-    async def listed(self, user: User, *, skip: int, limit: int, cursor: str | None) -> dict[str, Any]:
-        """The user's circles, newest created first, each with the time of its newest post."""
-        mine = {"members.user_id": user.id}
-        circles = self._mongo.read.circles
-        found, next_cursor = await page_of(
-            self._paginator, circles, mine, skip=skip, limit=limit, cursor=cursor, scope=user.id
-        )
-        activity = await self.last_activity([str(each["_id"]) for each in found])
-        return {
-            "circles": [item(each, activity.get(str(each["_id"]))) for each in found],
-            "total": await circles.count_documents(mine),
-            "skip": skip,
-            "limit": limit,
-            "next_cursor": next_cursor,
-        }
+    async def listed(self, user: User, *, skip: int, limit: int, cursor: str | None) -> bytes:
+        """The user's circles, newest created first, each with the time of its newest post; as JSON."""
+        return (await self._listed(user.id, skip=skip, limit=limit, cursor=cursor)).body
 
     async def last_activity(self, circle_ids: list[str]) -> dict[str, Any]:
         """The time of each circle's newest post: one query, one index key a circle."""
@@ -263,7 +293,8 @@ class Circles:
             raise ApiError(403, f"You are in {rules.MOST_CIRCLES} circles already", code="CIRCLE_LIMIT_REACHED")
 
     async def _changed(self, circle: dict[str, Any]) -> None:
-        await self._cache.invalidate_tags(*(f"circles:{member['user_id']}" for member in circle["members"]))
+        people = (f"circles:{member['user_id']}" for member in circle["members"])
+        await self._cache.invalidate_tags(circle_tag(str(circle["_id"])), *people)
 
 
 def full(circle: dict[str, Any], user: User) -> dict[str, Any]:

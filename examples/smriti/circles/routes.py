@@ -8,13 +8,15 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from examples.smriti.answers import Failure, success
+from examples.smriti.answers import Failure, success, success_bytes
 from examples.smriti.auth.accounts import User
 from examples.smriti.auth.signed_in import SignedIn
 from examples.smriti.circles import rules
 from examples.smriti.circles.circles import Circles
 from examples.smriti.lists import Cursor, Limit, Skip
 from examples.smriti.posts import drafts
+from examples.smriti.posts.circle_feed import CircleFeed
+from examples.smriti.posts.limits import POSTING
 from examples.smriti.posts.posts import Posts
 from examples.smriti.settings import SmritiSettings
 from smriti_scale.ratelimit import RateLimiter
@@ -72,7 +74,12 @@ class Invitation(BaseModel):
 
 
 def circle_routes(
-    circles: Circles, posts: Posts, signed_in: SignedIn, limiter: RateLimiter, settings: SmritiSettings
+    circles: Circles,
+    posts: Posts,
+    circle_feed: CircleFeed,
+    signed_in: SignedIn,
+    limiter: RateLimiter,
+    settings: SmritiSettings,
 ) -> APIRouter:
     """The router, closed over its services."""
     router = APIRouter(
@@ -95,7 +102,7 @@ def circle_routes(
     async def mine(
         user: Me, skip: Skip = 0, limit: Annotated[int, Query(ge=1, le=50)] = 20, cursor: Cursor = None
     ) -> Response:
-        return success("Your circles", await circles.listed(user, skip=skip, limit=limit, cursor=cursor))
+        return success_bytes("Your circles", await circles.listed(user, skip=skip, limit=limit, cursor=cursor))
 
     @router.get("/preview/{code}")
     async def preview(code: str, user: Me) -> Response:
@@ -107,8 +114,8 @@ def circle_routes(
         return success("Welcome", {"circle": await circles.join(user, body.inviteCode)}, status=201)
 
     @router.post("/join/{code}", status_code=201)
-    async def join_by_link(code: str, user: Me) -> Response:
-        return success("Welcome", {"circle": await circles.join(user, rules.invite_code(code))}, status=201)
+    async def join_by_link(code: Annotated[str, AfterValidator(_code)], user: Me) -> Response:
+        return success("Welcome", {"circle": await circles.join(user, code)}, status=201)
 
     @router.get("/{circle_id}")
     async def one(circle_id: str, user: Me) -> Response:
@@ -126,11 +133,11 @@ def circle_routes(
 
     @router.get("/{circle_id}/posts")
     async def feed(circle_id: str, user: Me, skip: Skip = 0, limit: Limit = 20, cursor: Cursor = None) -> Response:
-        page = await posts.of_circle(user, circle_id, skip=skip, limit=limit, cursor=cursor)
-        return success("The circle's posts", page)
+        page = await circle_feed.page(user, circle_id, skip=skip, limit=limit, cursor=cursor)
+        return success_bytes("The circle's posts", page)
 
     @router.post("/{circle_id}/posts", status_code=201)
-    @limiter.limit(settings.post_limit)
+    @limiter.shared_limit(settings.post_limit, scope=POSTING)
     async def post(
         request: Request,
         circle_id: str,

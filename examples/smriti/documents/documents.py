@@ -12,6 +12,7 @@ from bson import ObjectId
 
 from examples.smriti.auth.accounts import now
 from examples.smriti.documents.extract import ExtractionFailed, extract_text
+from examples.smriti.posts.tags import tags_of
 from smriti_scale.cache import Cache
 from smriti_scale.errors import StorageError
 from smriti_scale.mongo import MongoClients
@@ -46,7 +47,9 @@ class Documents:
         """
         posts = self._mongo.write.posts
         which = {"_id": ObjectId(post_id)}
-        post = await posts.find_one(which, {"document_public_id": 1, "document_type": 1})
+        post = await posts.find_one(
+            which, {"document_public_id": 1, "document_type": 1, "author": 1, "visibility": 1, "circle_ids": 1}
+        )
         if post is None or self._store is None or not post.get("document_public_id"):
             return "gone"
         change: dict[str, Any]
@@ -60,7 +63,7 @@ class Documents:
         else:
             change = {"document_status": "ready", "document_text": text[:_LONGEST_TEXT]}
         await posts.update_one(which, {"$set": change})
-        await self._cache.invalidate_tags("posts")
+        await self._cache.invalidate_tags(*tags_of(post))
         return str(change["document_status"])
 
     async def overdue(self) -> list[str]:

@@ -12,7 +12,9 @@ from examples.smriti.answers import ApiError, json_bytes
 from examples.smriti.auth.accounts import User, now
 from examples.smriti.background import Background
 from examples.smriti.lists import page_of
+from examples.smriti.posts.circle_feed import no_member
 from examples.smriti.posts.drafts import Draft, Form, checked
+from examples.smriti.posts.tags import circle_tag, circles_of, tags_of
 from examples.smriti.posts.uploads import Files, Stored
 from examples.smriti.posts.views import post_view
 from smriti_scale.cache import Cache
@@ -33,6 +35,19 @@ class FeedPage:
 
     body: bytes
     next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPage:
+    """A page of what somebody wrote.
+
+    Args:
+        body: a JSON object.
+        circle_ids: of every circle that a post in it is shown to.
+    """
+
+    body: bytes
+    circle_ids: tuple[str, ...]
 
 
 class Posts:
@@ -61,11 +76,27 @@ class Posts:
         self._paginator = paginator
 
         # One page for all readers: the cursor inside is nobody's, and is made each reader's own when it is served.
-        @cache.cached(ttl=30, key="feed:{skip}:{limit}:{cursor}", tags=["posts"], stale=30)
+        @cache.cached(ttl=30, key="feed:{skip}:{limit}:{cursor}", tags=["posts"], stale=30, shared=True)
         async def feed_page(*, skip: int, limit: int, cursor: str | None) -> FeedPage:
             page = await paginator.paginate(mongo.read.posts, PUBLIC, skip=skip, limit=limit, cursor=cursor)
             posts = json_bytes([post_view(document) for document in page.items])
             return FeedPage(b'"count":%d,"posts":%b' % (len(page.items), posts), page.next_cursor)
+
+        # A post's circles can vanish by the vote of others: the page is dropped by their tags too.
+        @cache.cached(
+            ttl=30,
+            key="own_posts:{user_id}:{skip}:{limit}:{cursor}",
+            tags=["posts_of:{user_id}"],
+            tags_from=lambda page: [circle_tag(each) for each in page.circle_ids],
+            shared=True,
+        )
+        async def own_page(user_id: str, *, skip: int, limit: int, cursor: str | None) -> OwnPage:
+            found, next_cursor = await page_of(
+                paginator, mongo.read.posts, _by(user_id, own=True), skip=skip, limit=limit, cursor=cursor,
+                scope=user_id,
+            )  # fmt: skip
+            body = json_bytes({"posts": [post_view(document) for document in found], "next_cursor": next_cursor})
+            return OwnPage(body, circles_of(found))
 
         @cache.cached(ttl=60, key="post_count:{user_id}:{own}", tags=["posts_of:{user_id}"])
         async def count_of(user_id: str, *, own: bool) -> int:
@@ -73,6 +104,7 @@ class Posts:
             return count
 
         self._feed_page = feed_page
+        self._own_page = own_page
         self.count_of = count_of
 
     async def feed(self, reader: User, *, skip: int, limit: int, cursor: str | None) -> bytes:
@@ -125,7 +157,7 @@ class Posts:
             if stored is not None:
                 await self._files.discard(stored.public_id)
             raise
-        await self._changed(author.id)
+        await self._cache.invalidate_tags(*tags_of(document))
         has_document = "document_public_id" in document
         await self._background.post_created(str(document["_id"]), has_document=has_document)
         return post_view(document)
@@ -137,7 +169,7 @@ class Posts:
             ApiError: 400 with the first problem; NOT_CIRCLE_MEMBER for a malformed id.
         """
         if not ObjectId.is_valid(circle_id):
-            raise _no_member()
+            raise no_member()
         return await checked(form)
 
     async def delete(self, user: User, post_id: str) -> None:
@@ -147,20 +179,19 @@ class Posts:
             ApiError: 404 for an unknown or malformed id, 403 for somebody else's post.
         """
         posts = self._mongo.write.posts
-        fields = {"author": 1, "image_public_id": 1, "document_public_id": 1}
+        fields = dict.fromkeys(("author", "visibility", "circle_ids", "image_public_id", "document_public_id"), 1)
         found = await posts.find_one({"_id": ObjectId(post_id)}, fields) if ObjectId.is_valid(post_id) else None
         if found is None:
             raise ApiError(404, "There is no such post")
         if found["author"]["user_id"] != user.id:
             raise ApiError(403, "That post is somebody else's")
         await posts.delete_one({"_id": found["_id"], "author.user_id": user.id})
-        await self._changed(user.id)
+        await self._cache.invalidate_tags(*tags_of(found))
         await self._files.discard(found.get("image_public_id"), found.get("document_public_id"))
 
-    async def own(self, user: User, *, skip: int, limit: int, cursor: str | None) -> dict[str, Any]:
-        """Everything the user wrote."""
-        found, next_cursor = await self._page(_by(user.id, own=True), user, skip=skip, limit=limit, cursor=cursor)
-        return {"posts": [post_view(document) for document in found], "next_cursor": next_cursor}
+    async def own(self, user: User, *, skip: int, limit: int, cursor: str | None) -> bytes:
+        """Everything the user wrote, as JSON."""
+        return (await self._own_page(user.id, skip=skip, limit=limit, cursor=cursor)).body
 
     async def of_user(
         self, reader: User, author_id: str, *, skip: int, limit: int, cursor: str | None
@@ -176,36 +207,10 @@ class Posts:
             "next_cursor": next_cursor,
         }
 
-    async def of_circle(
-        self, reader: User, circle_id: str, *, skip: int, limit: int, cursor: str | None
-    ) -> dict[str, Any]:
-        """A circle's feed, for its members.
-
-        Raises:
-            ApiError: NOT_CIRCLE_MEMBER, for unknown, malformed and other people's circles alike.
-        """
-        identifier = ObjectId(circle_id) if ObjectId.is_valid(circle_id) else None
-        circles = self._mongo.read.circles
-        if await circles.find_one({"_id": identifier, "members.user_id": reader.id}, {"_id": 1}) is None:
-            raise _no_member()
-        which = {"circle_ids": str(identifier)}
-        found, next_cursor = await self._page(which, reader, skip=skip, limit=limit, cursor=cursor)
-        names = await self._circle_names({name for document in found for name in document.get("circle_ids") or ()})
-        return {
-            "posts": [
-                post_view(document, [names.get(each, "A circle that is gone") for each in document["circle_ids"]])
-                for document in found
-            ],
-            "total": await self._mongo.read.posts.count_documents(which),
-            "skip": skip,
-            "limit": limit,
-            "next_cursor": next_cursor,
-        }
-
     async def _require_membership(self, author: User, circle_ids: Sequence[str]) -> None:
         which = {"_id": {"$in": [ObjectId(each) for each in circle_ids]}, "members.user_id": author.id}
         if await self._mongo.write.circles.count_documents(which) != len(circle_ids):
-            raise _no_member()
+            raise no_member()
 
     async def _insert_into_circles(self, author: User, document: dict[str, Any]) -> None:
         ids = [ObjectId(each) for each in document["circle_ids"]]
@@ -218,7 +223,7 @@ class Posts:
                 {"$inc": {"post_changes": 1}},
             )
             if touched.matched_count != len(ids):
-                raise _no_member()
+                raise no_member()
             await self._mongo.write.posts.insert_one(document)
 
         await self._mongo.transaction(insert)
@@ -229,13 +234,6 @@ class Posts:
         return await page_of(
             self._paginator, self._mongo.read.posts, which, skip=skip, limit=limit, cursor=cursor, scope=reader.id
         )
-
-    async def _circle_names(self, circle_ids: set[str]) -> dict[str, str]:
-        if not circle_ids:
-            return {}
-        wanted: Sequence[ObjectId] = [ObjectId(each) for each in circle_ids if ObjectId.is_valid(each)]
-        found = await self._mongo.read.circles.find({"_id": {"$in": wanted}}, {"name": 1}).to_list(len(wanted))
-        return {str(circle["_id"]): circle["name"] for circle in found}
 
     async def _changed(self, author_id: str) -> None:
         await self._cache.invalidate_tags("posts", f"posts_of:{author_id}")
@@ -254,7 +252,3 @@ def _file_fields(content_type: str, stored: Stored) -> dict[str, Any]:
         "document_type": stored.extension,
         "document_status": "pending",
     }
-
-
-def _no_member() -> ApiError:
-    return ApiError(403, "You are not in that circle", code="NOT_CIRCLE_MEMBER")

@@ -12,6 +12,7 @@ from examples.smriti.auth.signed_in import SignedIn
 from examples.smriti.lists import Cursor, Limit, Skip
 from examples.smriti.posts import drafts
 from examples.smriti.posts.batch import Batch, create_all
+from examples.smriti.posts.limits import POSTING, counted, posts_in
 from examples.smriti.posts.posts import Posts
 from examples.smriti.posts.search import Search, query_of
 from examples.smriti.posts.views import Created, Feed, OwnPosts
@@ -32,7 +33,7 @@ def post_routes(
 
     @router.post("/", status_code=201, response_model=Success[Created], responses={403: {"model": Failure}})
     @router.post("", status_code=201, include_in_schema=False)
-    @limiter.limit(settings.post_limit)
+    @limiter.shared_limit(settings.post_limit, scope=POSTING)
     async def create(
         request: Request,
         user: Me,
@@ -78,13 +79,13 @@ def post_routes(
         return success_bytes("Found", await finder.page(query, user.id, skip=skip, limit=limit, cursor=cursor))
 
     @router.post("/batch")
-    @limiter.limit(settings.post_limit)
-    async def create_batch(request: Request, user: Me, body: Batch) -> Response:
+    @limiter.shared_limit(settings.post_limit, scope=POSTING, cost=posts_in)
+    async def create_batch(request: Request, user: Me, body: Annotated[Batch, Depends(counted)]) -> Response:
         return success("Taken", {"results": await create_all(posts, user, body)})
 
     @router.get("/me", response_model=Success[OwnPosts])
     async def own(user: Me, skip: Skip = 0, limit: Limit = 20, cursor: Cursor = None) -> Response:
-        return success("Your posts", await posts.own(user, skip=skip, limit=limit, cursor=cursor))
+        return success_bytes("Your posts", await posts.own(user, skip=skip, limit=limit, cursor=cursor))
 
     @router.delete("/{post_id}", response_model=Done, responses={403: {"model": Failure}, 404: {"model": Failure}})
     async def delete(post_id: str, user: Me) -> Response:

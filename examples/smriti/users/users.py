@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bson import ObjectId
+from pymongo import ReturnDocument
 
 from examples.smriti.answers import ApiError, iso
 from examples.smriti.auth.accounts import Accounts, User, now
@@ -48,9 +49,14 @@ class Users:
             changes["location"] = location
         if not changes:
             return user
-        await self._mongo.write.users.update_one({"_id": ObjectId(user.id)}, {"$set": {**changes, "updated_at": now()}})
+        stored = await self._mongo.write.users.find_one_and_update(
+            {"_id": ObjectId(user.id)},
+            {"$set": {**changes, "updated_at": now()}},
+            projection={"hashed_password": 0},
+            return_document=ReturnDocument.AFTER,
+        )
         await self._cache.invalidate_tags(f"user:{user.id}")
-        return user.model_copy(update=changes)
+        return User.of(stored) if stored else user
 
 
 def own_profile(user: User) -> dict[str, Any]:

@@ -37,6 +37,11 @@ class Person:
         post: dict[str, Any] = answer.json()["data"]["post"]
         return post
 
+    async def catch_up(self) -> None:
+        """Write something: what this person reads next is no older than that, on whatever replica it is read."""
+        answer = await self.client.patch("/api/users/me", json={"timezone": "UTC"})
+        assert answer.status_code == 200, answer.text
+
 
 SettingsFactory = Callable[..., SmritiSettings]
 

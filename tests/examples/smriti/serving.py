@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 
 from httpx import AsyncClient, HTTPError
+from pydantic import SecretStr
 
 from examples.smriti.settings import SmritiSettings
 
@@ -30,12 +31,18 @@ _NAMES = {
     "cache_timeout": "SCALE_CACHE_TIMEOUT",
     "rate_limit_timeout": "SCALE_RATE_LIMIT_TIMEOUT",
     "min_pool_size": "SCALE_MIN_POOL_SIZE",
+    "cron_secret": "CRON_SECRET",
 }
 
 
 def environment_of(settings: SmritiSettings) -> dict[str, str]:
     """The variables that give a process these settings."""
-    return {variable: str(getattr(settings, name)) for name, variable in _NAMES.items()}
+    values = {variable: getattr(settings, name) for name, variable in _NAMES.items()}
+    return {
+        variable: value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        for variable, value in values.items()
+        if value is not None
+    }
 
 
 def free_port() -> int:

@@ -59,6 +59,7 @@ async def test_dates_bound_the_time_of_creation_inclusively(join: Join, motor_db
                 "created_at": datetime(2026, 1, day, 12),
             }
         )
+    await person.catch_up()
     assert await titles(person, start_date="2026-01-02T12:00:00Z") == ["day 3", "day 2"]
     assert await titles(person, end_date="2026-01-02T12:00:00") == ["day 2", "day 1"]
     assert await titles(person, start_date="2026-01-02", end_date="2026-01-03") == ["day 2"]

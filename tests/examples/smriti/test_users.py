@@ -73,6 +73,8 @@ async def test_others_see_a_profile_without_contacts_and_count_public_posts_only
             "text_content": "old, without visibility",
         }
     )
+    for reader in (person, other):
+        await reader.catch_up()
     seen = data_of(await other.client.get(f"/api/users/{person.id}"))["user"]
     assert set(seen) == {"id", "username", "display_name", "joined_at", "post_count"}
     assert seen["post_count"] == 2
@@ -87,6 +89,7 @@ async def test_others_see_a_profile_without_contacts_and_count_public_posts_only
 async def test_posts_of_a_user_page_by_cursor(join: Join) -> None:
     person, other = await join(), await join()
     made = [(await person.note(f"note {number}"))["postId"] for number in range(5)][::-1]
+    await other.catch_up()
     path = f"/api/users/{person.id}/posts"
     first = data_of(await other.client.get(path, params={"limit": 3}))
     rest = data_of(await other.client.get(path, params={"limit": 3, "cursor": first["next_cursor"]}))
