@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import redis.asyncio
@@ -124,10 +125,11 @@ async def test_peek_shows_every_limit_and_charges_none_and_reset_forgets(store: 
 # --- Redis
 
 
-async def test_all_limits_of_a_request_are_one_command(
-    redis_url: str, redis_prefix: str, redis_client: redis.asyncio.Redis
-) -> None:
-    store = redis_store(redis_url, redis_prefix.rstrip(":"))
+async def test_all_limits_of_a_request_are_one_command(own_redis: Any, redis_prefix: str) -> None:
+    # A server of its own: on the shared one another test may flush the scripts.
+    server = await own_redis()
+    redis_client = redis.asyncio.Redis.from_url(server.uri, decode_responses=False)
+    store = redis_store(server.uri, redis_prefix.rstrip(":"))
     checks = [check("5/hour", strategy, who=who) for strategy in STRATEGIES for who in ("a", "b")]
     await store.decide(checks)
     async with redis_client.monitor() as monitor:
@@ -141,6 +143,7 @@ async def test_all_limits_of_a_request_are_one_command(
                 break
     assert seen == ["EVALSHA"]
     await store.link.aclose()
+    await redis_client.aclose()
 
 
 async def test_a_server_that_forgot_the_script_is_told_again(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,7 +16,9 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from examples.smriti.app import create_app
+from examples.smriti.indexes import INDEXES
 from examples.smriti.settings import SmritiSettings
+from smriti_scale.mongo import MongoClients
 
 PASSWORD = "correct horse"
 CRON_SECRET = "tick tock"
@@ -51,6 +54,12 @@ def smriti_database(mongo_uri: str) -> Iterator[Database[dict[str, Any]]]:
     """One database for all tests of a worker: building twenty indexes takes longer than most tests."""
     with MongoClient[dict[str, Any]](mongo_uri, w=1) as client:
         database = client[f"smriti_{secrets.token_hex(6)}"]
+
+        async def build_indexes() -> None:
+            async with MongoClients(mongo_uri, database=database.name, min_pool_size=0) as mongo:
+                await INDEXES.apply(mongo.write)
+
+        asyncio.run(build_indexes())
         yield database
         client.drop_database(database)
 
@@ -83,7 +92,7 @@ def settings_factory(
             "min_pool_size": 0,
             "redis_url": redis_url,
             "namespace": f"smriti-{secrets.token_hex(6)}",
-            "indexes": "apply",
+            "indexes": "off",  # built once for all
             "cache_timeout": 5.0,  # a busy test machine is no reason to go without Redis
             "rate_limit_timeout": 5.0,
             "bcrypt_rounds": 4,
