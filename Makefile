@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 8000
+# The tests mostly wait for servers: one worker more than cores.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, (os.cpu_count() or 1) + 1))')
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test test-long lint docs bench bench-smriti wheel-test clean
@@ -25,10 +27,10 @@ demo: $(STAMP) ## a replica set, Redis and the Smriti service, toured over HTTP 
 	@exec $(BIN)/python -m examples.smriti.demo --port $(PORT) $(if $(DEMO_ONCE),--once)
 
 test: $(STAMP) ## the suite, under three minutes
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 test-long: $(STAMP) ## fuzz in bulk, soak, kills, the browser: under fifteen minutes
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m long
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m long
 
 lint: $(STAMP) ## ruff, mypy --strict, import layers
 	$(BIN)/ruff check .
@@ -56,7 +58,7 @@ wheel-test: $(STAMP) ## build sdist and wheel, install into an empty environment
 	cd build && venv/bin/python -W error -c 'import smriti_scale as s; [getattr(s, name) for name in s.__all__]; print(s.__version__, s.__file__)'
 	build/venv/bin/pip install --quiet --group test "$$(ls dist/*.whl)[example]"
 	cp -r tests examples docs README.md CHANGELOG.md mkdocs.yml pyproject.toml Makefile build/checkout/
-	cd build/checkout && ../venv/bin/python -m pytest -n 2 --dist loadgroup
+	cd build/checkout && ../venv/bin/python -m pytest -n $(WORKERS) --dist loadgroup
 
 clean: ## remove what make made
 	rm -rf $(VENV) .smriti site dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import Query
@@ -41,3 +42,11 @@ async def page_of(
         collection, which, limit=limit, cursor=cursor, skip=skip, scope=scope, projection=projection
     )
     return page.items, page.next_cursor
+
+
+async def aggregated(collection: Any, pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The documents that a pipeline gives; Motor hands out the cursor at once, PyMongo Async after a round trip."""
+    cursor = collection.aggregate(pipeline)
+    if inspect.isawaitable(cursor):
+        cursor = await cursor
+    return list(await cursor.to_list(None))

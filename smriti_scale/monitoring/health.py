@@ -8,6 +8,7 @@ a failed optional one leaves it ready and `degraded`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+_log = logging.getLogger("smriti_scale.monitoring")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,8 @@ async def _outcome(check: Check) -> dict[str, Any]:
         async with asyncio.timeout(check.timeout):
             await check.probe()
         ok = True
-    except Exception:  # noqa: BLE001 - whatever a dependency raises, it is not ready
+    except Exception as error:  # noqa: BLE001 - whatever a dependency raises, it is not ready
         ok = False
+        # Its kind only: the text of a driver's error may hold a URI with its password.
+        _log.warning("%s is not ready: %s", check.name, type(error).__name__, extra={"check": check.name})
     return {"ok": ok, "required": check.required, "ms": round((time.perf_counter() - started) * 1000, 1)}

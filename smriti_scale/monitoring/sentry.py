@@ -6,7 +6,8 @@ from typing import Any
 
 import sentry_sdk
 
-_UNSAMPLED = ("/livez", "/readyz", "/startupz", "/metrics", "/health", "/api/health")
+_UNSAMPLED = ("/livez", "/readyz", "/metrics", "/health")
+"""How the paths of probes and scrapes end, whatever prefix they have."""
 
 
 def init_sentry(
@@ -27,11 +28,9 @@ def init_sentry(
         return False
 
     def sampler(sampling: dict[str, Any]) -> float:
-        path = sampling.get("asgi_scope", {}).get("path", "")
-        parent = sampling.get("parent_sampled")
-        if path in _UNSAMPLED:
-            return 0.0
-        return traces_sample_rate if parent is None else float(parent)
+        # A caller's own decision (`sentry-trace`) is not followed: anybody could have every request traced.
+        path: str = sampling.get("asgi_scope", {}).get("path", "")
+        return 0.0 if path.endswith(_UNSAMPLED) else traces_sample_rate
 
     sentry_sdk.init(
         dsn=dsn,

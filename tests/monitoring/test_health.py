@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from httpx import ASGITransport, AsyncClient
 from starlette.applications import Starlette
 
@@ -47,6 +48,12 @@ async def test_ready_when_every_dependency_answers() -> None:
 async def test_an_optional_dependency_down_is_degraded_not_dead() -> None:
     status, body = await ready(Check("mongodb", fine), Check("redis", broken, required=False))
     assert (status, body["status"]) == (200, "degraded")
+
+
+async def test_why_a_check_failed_is_logged_without_what_it_said(caplog: pytest.LogCaptureFixture) -> None:
+    await ready(Check("mongodb", broken))
+    assert "mongodb is not ready: ConnectionError" in caplog.text
+    assert "hunter2" not in caplog.text
 
 
 async def test_a_required_dependency_down_or_silent_is_unready() -> None:

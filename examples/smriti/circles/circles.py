@@ -12,7 +12,7 @@ from pymongo.errors import DuplicateKeyError
 from examples.smriti.answers import ApiError, iso, json_bytes
 from examples.smriti.auth.accounts import User, now
 from examples.smriti.circles import rules
-from examples.smriti.lists import page_of
+from examples.smriti.lists import aggregated, page_of
 from examples.smriti.posts.tags import circle_tag
 from smriti_scale.cache import Cache
 from smriti_scale.mongo import MongoClients
@@ -137,7 +137,7 @@ class Circles:
         ]
         # An aggregation must start somewhere: a limit of nothing from the circles themselves.
         start: list[dict[str, Any]] = [{"$match": {"_id": {"$in": []}}}]
-        rows = await self._mongo.read.circles.aggregate([*start, *newest]).to_list(None)
+        rows = await aggregated(self._mongo.read.circles, [*start, *newest])
         return {row["circle"]: row["at"] for row in rows}
 
     async def preview(self, user: User, code: str) -> dict[str, Any]:

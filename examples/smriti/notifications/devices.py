@@ -8,6 +8,7 @@ from typing import Any
 from pymongo.errors import DuplicateKeyError
 
 from examples.smriti.auth.accounts import User, now
+from examples.smriti.lists import aggregated
 from smriti_scale.mongo import MongoClients
 
 MOST_DEVICES = 50
@@ -47,7 +48,7 @@ class Devices:
             {"$group": {"_id": "$user_id", "tokens": {"$push": "$token"}}},
             {"$project": {"tokens": {"$slice": ["$tokens", MOST_DEVICES]}}},
         ]
-        rows = await self._mongo.read.device_tokens.aggregate(pipeline).to_list(None)
+        rows = await aggregated(self._mongo.read.device_tokens, pipeline)
         return {row["_id"]: row["tokens"] for row in rows}
 
     async def of_all_but(self, user_id: str) -> AsyncIterator[list[str]]:

@@ -14,6 +14,7 @@ from pymongo.errors import BulkWriteError
 
 from examples.smriti.answers import iso
 from examples.smriti.auth.accounts import User, now
+from examples.smriti.lists import aggregated
 from examples.smriti.notifications.devices import Devices
 from examples.smriti.notifications.push import Message, Pusher
 from examples.smriti.posts.posts import PUBLIC
@@ -180,13 +181,10 @@ class Quotes:
         total = await posts.estimated_document_count()
         size = min(_POOL, total // 21)
         if size >= _SAMPLE:
-            found: list[dict[str, Any]] = await posts.aggregate(
-                [{"$sample": {"size": size}}, usable, {"$project": fields}]
-            ).to_list(None)
+            found = await aggregated(posts, [{"$sample": {"size": size}}, usable, {"$project": fields}])
             if len(found) >= _SAMPLE:
                 return found
-        sampled = posts.aggregate([usable, {"$sample": {"size": _POOL}}, {"$project": fields}])
-        return list(await sampled.to_list(None))
+        return await aggregated(posts, [usable, {"$sample": {"size": _POOL}}, {"$project": fields}])
 
     def _draw(self, pool: list[dict[str, Any]]) -> tuple[str, dict[str, Any]] | None:
         for post in self._chance.sample(pool, min(_SAMPLE, len(pool))):

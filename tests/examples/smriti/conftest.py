@@ -90,6 +90,8 @@ def settings_factory(
             "mongodb_uri": mongo_uri,
             "database_name": smriti_database.name,
             "min_pool_size": 0,
+            # Closes in a moment, where Motor joins threads for half a second; over HTTP the tests run on Motor.
+            "mongodb_driver": "pymongo",
             "redis_url": redis_url,
             "namespace": f"smriti-{secrets.token_hex(6)}",
             "indexes": "off",  # built once for all
