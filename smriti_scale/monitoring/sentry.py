@@ -37,7 +37,6 @@ def init_sentry(
         environment=environment,
         release=release,
         traces_sampler=sampler,
-        send_default_pii=False,
         max_request_body_size="never",
     )
     return True

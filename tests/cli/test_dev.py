@@ -67,6 +67,7 @@ def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.long
 async def test_ctrl_c_and_sigterm_stop_both_and_the_next_start_finds_data_and_addresses(tmp_path: Path) -> None:
     async with dev(tmp_path) as first:
         with Redis.from_url(first.ready["redis_url"]) as redis:

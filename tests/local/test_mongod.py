@@ -116,6 +116,7 @@ async def test_losing_the_race_for_a_port_is_answered_with_another(
         assert server.members[0].port != mongo_server.members[0].port
 
 
+@pytest.mark.long
 async def test_data_of_another_version_is_refused_by_name(tmp_path: Path) -> None:
     """mongod guards its version document against users, but not against the oplog's own way of renaming."""
     async with own(data_dir=tmp_path, test_commands=True) as server:

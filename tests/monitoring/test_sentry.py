@@ -38,6 +38,6 @@ def test_the_sampler_drops_probes_and_follows_no_caller() -> None:
 def test_nothing_personal_is_sent_by_default() -> None:
     init_sentry(DSN, environment="test", release="1.2.3")
     options: dict[str, Any] = sentry_sdk.get_client().options
-    assert options["send_default_pii"] is False
+    assert not options["send_default_pii"]
     assert options["max_request_body_size"] == "never"
     assert (options["environment"], options["release"]) == ("test", "1.2.3")

@@ -55,6 +55,7 @@ def test_nothing_runs(pytestconfig, clock):
     )
 
 
+@pytest.mark.long
 def test_data_of_a_test_is_gone_after_it(tmp_path: Path, mongo_uri: str, redis_url: str) -> None:
     code = """
 import pathlib
@@ -98,6 +99,7 @@ async def test_note(number, mongo_uri, redis_url, motor_client, redis_client, wo
     assert not [pid for note in notes for pid in note["pids"] if identity(pid)]
 
 
+@pytest.mark.long
 def test_a_server_that_cannot_start_fails_each_test_with_its_reason(tmp_path: Path) -> None:
     code = """
 import pytest
