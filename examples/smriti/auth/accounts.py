@@ -58,7 +58,10 @@ class Accounts:
 
         @cache.cached(ttl=60, key="user:{user_id}", tags=["user:{user_id}"], negative_ttl=1, shared=True)
         async def user_by_id(user_id: str) -> User | None:
-            found = await mongo.read.users.find_one({"_id": ObjectId(user_id)}, {"hashed_password": 0})
+            which, fields = {"_id": ObjectId(user_id)}, {"hashed_password": 0}
+            found = await mongo.read.users.find_one(which, fields)
+            if found is None:  # a replica may not have a new account yet, and "nobody" would be remembered
+                found = await mongo.write.users.find_one(which, fields)
             return User.of(found) if found else None
 
         self.by_id = user_by_id

@@ -13,6 +13,7 @@ from examples.smriti.answers import Failure, Success, answer, iso, success
 from examples.smriti.auth.accounts import Accounts, User, phone_key
 from examples.smriti.auth.signed_in import SignedIn
 from examples.smriti.settings import SmritiSettings
+from smriti_scale.mongo import identify
 from smriti_scale.ratelimit import RateLimiter
 
 _EMAIL = re.compile(r"[^@\s]+@[^@\s.]+(\.[^@\s.]+)+")
@@ -109,6 +110,8 @@ def auth_routes(
         user = await accounts.sign_up(
             body.username, body.password, email=body.email, phone=body.phone, display_name=body.display_name
         )
+        # Only now is it known who asked: what they read next, with the new token, must not be older than this.
+        await identify(user.id)
         return success("Welcome to Smriti", account(user), status=201)
 
     @router.post("/login", response_model=Success[Account], responses={401: {"model": Failure}})

@@ -14,10 +14,13 @@ from httpx import AsyncClient
 from motor.motor_asyncio import AsyncIOMotorDatabase
 from pydantic import ValidationError
 
+from examples.smriti.app import create_app
 from examples.smriti.auth.passwords import PasswordHasher, Verdict
 from examples.smriti.settings import SmritiSettings
+from smriti_scale.local import LocalMongo
 from smriti_scale.settings import DEVELOPMENT_SECRET
-from tests.examples.smriti.conftest import PASSWORD, data_of, error_of
+from smriti_scale.testing import replication_lag
+from tests.examples.smriti.conftest import PASSWORD, SettingsFactory, client_of, data_of, error_of
 
 Database = AsyncIOMotorDatabase[dict[str, Any]]
 Join = Callable[..., Any]
@@ -234,3 +237,30 @@ def test_production_refuses_the_default_secret_and_weak_hashes() -> None:
         SmritiSettings(_env_file=None, environment="production")
     with pytest.raises(ValidationError, match="BCRYPT_ROUNDS"):
         SmritiSettings(_env_file=None, environment="production", secret_key="s" * 40, bcrypt_rounds=4)
+
+
+@pytest.mark.long
+@pytest.mark.xdist_group("fault_mongo")
+async def test_a_new_account_is_known_at_once_although_replicas_lag(
+    smriti_settings: SettingsFactory, fault_mongo: LocalMongo
+) -> None:
+    """As the mobile app asks: by bearer token alone, without the cookie that would carry its position."""
+    app = create_app(smriti_settings(mongodb_uri=fault_mongo.uri, indexes="apply"))
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        await client.get("/api/auth/check-username/warm_up")
+        async with replication_lag(fault_mongo, 1.0):
+            for number in range(5):
+                name = f"new_{number}"
+                body = {"username": name, "password": PASSWORD, "email": f"{name}@example.org"}
+                data = data_of(await client.post("/api/auth/signup", json=body), 201)
+                client.cookies.clear()
+                token = {"Authorization": f"Bearer {data['token']}"}
+                me = await client.get("/api/auth/me", headers=token)
+                assert me.status_code == 200, me.text
+                posted = await client.post(
+                    "/api/posts", data={"content_type": "note", "text_content": "x"}, headers=token
+                )
+                post = data_of(posted, 201)["post"]
+                client.cookies.clear()
+                own = data_of(await client.get("/api/posts/me", headers=token))["posts"]
+                assert [each["postId"] for each in own] == [post["postId"]]
