@@ -14,8 +14,12 @@ from pathlib import Path
 from smriti_scale.local._guardian import identity
 
 HOLDER = """
-import asyncio, json, os, sys, time
+import asyncio, json, os, signal, sys, time
 from smriti_scale.local import LocalMongo, LocalRedis
+
+# As in a terminal: what runs in the background, or under nohup, inherits these ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 def tell(server, pids, then):
     forked = os.fork() if then == "fork" else None
