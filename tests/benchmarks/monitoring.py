@@ -224,7 +224,9 @@ def _overhead() -> None:
             f"{over / ours:.2f}" if over else "", mark,
         )  # fmt: skip
     console.print(table)
-    console.print(f"here {PEER} takes {slower:.1f} × the {ANCHOR:g} µs of the issue, so ours may take {slower:.1f} × {FIGURE:g}")
+    console.print(
+        f"here {PEER} takes {slower:.1f} × the issue's {ANCHOR:g} µs, so ours may take {slower:.1f} × {FIGURE:g}"
+    )
 
 
 def _parts() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 from smriti_scale.monitoring import Metrics
 
 
@@ -18,3 +21,10 @@ def series(metrics: Metrics, name: str) -> dict[tuple[str, ...], float]:
         for sample in metric.samples
         if sample.name == name
     }
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let other tasks run until it is so; TimeoutError when it never is."""
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 - figures change without telling
+            await asyncio.sleep(0.001)

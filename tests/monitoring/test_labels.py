@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
-from tests.monitoring.figures import series, value
 
 from smriti_scale.errors import ConfigurationError
 from smriti_scale.monitoring import Metrics
 from smriti_scale.monitoring.labels import OTHER, Children, LabelValues
+from tests.monitoring.figures import series, value
 
 
 def children(limit: int) -> Children[Counter]:

@@ -17,10 +17,10 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.types import Message, Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect
-from tests.monitoring.figures import series, value
 
 from smriti_scale.monitoring import Metrics, MonitoringMiddleware
 from smriti_scale.testing import ManualClock
+from tests.monitoring.figures import series, until, value
 
 REQUESTS = "scale_http_requests_total"
 DURATION = "scale_http_request_duration_seconds"
@@ -184,8 +184,7 @@ async def test_an_app_that_returns_without_an_answer_counts_as_500() -> None:
 
 async def test_a_client_that_leaves_before_the_answer_is_a_499() -> None:
     async def waits(request: Request) -> Response:
-        while not await request.is_disconnected():
-            await asyncio.sleep(0)
+        assert await request.is_disconnected()
         raise RuntimeError("nobody is there")
 
     app = Starlette(routes=[Route("/slow", waits)])
@@ -211,8 +210,7 @@ async def test_a_request_that_the_server_cancels_is_a_499() -> None:
     app = Starlette(routes=[Route("/slow", waits)])
     metrics = monitored(app)
     task = asyncio.create_task(app(http_scope("/slow"), never, never))
-    while value(metrics, "scale_http_requests_in_progress") == 0:
-        await asyncio.sleep(0)
+    await until(lambda: value(metrics, "scale_http_requests_in_progress"))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -8,11 +8,11 @@ import pytest_asyncio
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
-from tests.monitoring.figures import series, value
 
 from smriti_scale.events import Events
 from smriti_scale.mongo import MongoClients, QueryGuard
 from smriti_scale.monitoring import Metrics, MongoCommands, Monitoring
+from tests.monitoring.figures import series, value
 
 COUNT = "scale_mongo_command_duration_seconds_count"
 ERRORS = "scale_mongo_command_errors_total"

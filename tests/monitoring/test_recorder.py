@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import pytest
-from tests.monitoring.figures import series
 
 from smriti_scale import events as e
 from smriti_scale.monitoring import Metrics, Monitoring
 from smriti_scale.monitoring.recorder import Recorder
 from smriti_scale.monitoring.slow_queries import SlowQueries
 from smriti_scale.testing import ManualClock
+from tests.monitoring.figures import series
 
 Expected = dict[str, dict[tuple[str, ...], float]]
 
