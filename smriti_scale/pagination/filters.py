@@ -48,17 +48,23 @@ class FilterReading:
     residual: dict[str, None] = field(default_factory=dict)
     text: bool = False
     impossible: bool = False
+    _shape: tuple[Any, ...] | None = None
 
     @property
     def shape(self) -> tuple[Any, ...]:
         """What a plan depends on: the fields and how each is constrained, not the values."""
-        parts = (self.equal, self.members, self.lower, self.upper, self.residual)
-        return tuple([tuple(sorted(fields)) if fields else () for fields in parts])
+        if self._shape is None:
+            parts = (self.equal, self.members, self.lower, self.upper, self.residual)
+            self._shape = tuple([tuple(sorted(fields)) if fields else () for fields in parts])
+        return self._shape
 
     def combinations(self, fields: Sequence[str]) -> list[dict[str, Any]]:
         """Every way to fix `fields`, each as a mapping from field to value."""
         choices = [self.members[name] if name in self.members else (self.equal[name],) for name in fields]
         return [dict(zip(fields, values, strict=True)) for values in itertools.product(*choices)]
+
+
+_EVERYTHING = FilterReading()
 
 
 def read_filter(filter: Filter, *, max_members: int = 20) -> FilterReading:
@@ -67,6 +73,8 @@ def read_filter(filter: Filter, *, max_members: int = 20) -> FilterReading:
     Raises:
         ConfigurationError: the filter orders rows itself (`$near`), so no sort of ours can page it.
     """
+    if not filter:
+        return _EVERYTHING
     equal: dict[str, Any] = {}
     members: dict[str, tuple[Any, ...]] = {}
     lower: dict[str, Bound] = {}

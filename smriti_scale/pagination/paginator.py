@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from bson.codec_options import CodecOptions
@@ -24,6 +25,8 @@ from smriti_scale.pagination.reading import Document, PageRequest, read_rows
 from smriti_scale.pagination.relevance import best_keys, load, relevance_keys
 from smriti_scale.pagination.stages import Pipeline, dress, split
 from smriti_scale.pagination.totals import Total, Totals
+
+_NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
 class CursorPaginator:
@@ -318,10 +321,10 @@ class CursorPaginator:
             reading=self._read(filter, text=keys is not None),
             sort=self.sort,
             shown=self._whole if projection is None else projected(projection, self.sort.fields),
-            position=self._position(cursor, binding, len(keys or self.sort.keys)),
+            position=None if cursor is None else self._decoded(cursor, binding, len(keys or self.sort.keys)),
             limit=limit + 1,
             skip=skip,
-            options=self._options(session),
+            options=_NO_OPTIONS if session is None and self._collation is None else self._options(session),
         )
         return request, binding
 
@@ -346,9 +349,6 @@ class CursorPaginator:
     ) -> Binding:
         options: CodecOptions[Any] = collection.codec_options
         return self.codec.bind(sort=keys, filter=filter, scope=scope, collection=collection.name, options=options)
-
-    def _position(self, cursor: str | None, binding: Binding, length: int) -> Position | None:
-        return None if cursor is None else self._decoded(cursor, binding, length)
 
     def _decoded(self, cursor: str, binding: Binding, length: int) -> Position:
         try:
@@ -385,7 +385,8 @@ class CursorPaginator:
         if request.reading.impossible:
             return []
         for last_try in (False, True):
-            plan = await self._planner.plan(request.collection, request.filter, request.reading)
+            asked = (request.collection, request.filter, request.reading)
+            plan = self._planner.known(*asked) or await self._planner.plan(*asked)
             if plan is None:
                 return []
             try:
