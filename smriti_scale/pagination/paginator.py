@@ -15,7 +15,7 @@ from smriti_scale.errors import ConfigurationError, InvalidCursor
 from smriti_scale.events import CursorRejected, Events
 from smriti_scale.pagination.assembly import assemble
 from smriti_scale.pagination.cursor import Binding, CursorCodec, Position, Secret
-from smriti_scale.pagination.filters import FilterReading, read_filter
+from smriti_scale.pagination.filters import MAX_RANGES, FilterReading, read_filter
 from smriti_scale.pagination.keyset import SortSpec
 from smriti_scale.pagination.page import Page
 from smriti_scale.pagination.plan import ListPlan, index_for
@@ -42,7 +42,8 @@ class CursorPaginator:
             when the filter is empty, else as `exact`), or `none`.
         max_total: where counting stops; None counts to the end.
         expires: seconds a cursor lives; None for ever.
-        max_merge: the most ranges that `$in` conditions may be served by.
+        max_merge: the most values of an `$in` that an index may serve by one range each. The ranges of several `$in`
+            multiply, and the server merges 200 of them: beyond, an index without one of the fields is taken.
         clock: where the time comes from.
         events: told of every cursor that is refused.
 
@@ -70,8 +71,8 @@ class CursorPaginator:
             raise ConfigurationError(
                 f"default_limit={default_limit}, max_limit={max_limit}: 1 <= default_limit <= max_limit is needed"
             )
-        if not 1 <= max_merge <= 200:  # the server itself stops merging at 200 ranges
-            raise ConfigurationError(f"max_merge={max_merge} must be from 1 to 200")
+        if not 1 <= max_merge <= MAX_RANGES:
+            raise ConfigurationError(f"max_merge={max_merge} must be from 1 to {MAX_RANGES}")
         self.sort = SortSpec.of(sort)
         self.codec = CursorCodec(secret, expires=expires, clock=clock)
         self.default_limit = default_limit
