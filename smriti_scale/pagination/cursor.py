@@ -26,6 +26,7 @@ import hmac
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hmac import compare_digest
 from typing import Any, NamedTuple
 
 import bson
@@ -44,6 +45,7 @@ MAX_LENGTH = 8_000
 _VERSION = 1
 _NAMES = tuple(map(str, range(64)))
 _BACKWARD, _INCLUSIVE, _TIES, _EXPIRES = 1, 2, 4, 8
+_HEADS = tuple(bytes((_VERSION, flags)) for flags in range(16))
 _MAC = 16
 _KEPT = 1_024
 _LONGEST_KEPT = 1_024
@@ -206,15 +208,20 @@ class CursorCodec:
         ties: bool = False,
     ) -> str:
         """`encode` without the `Position`, for two cursors a page."""
-        keys = self._keys[0]
-        flags = backward * _BACKWARD | inclusive * _INCLUSIVE | ties * _TIES
-        expiry = b""
-        if self._expires is not None:
-            flags |= _EXPIRES
-            expiry = min(int(self._clock.time() + self._expires), 0xFFFF_FFFF).to_bytes(4, "big")
+        flags = 0
+        if backward:
+            flags = _BACKWARD
+        if inclusive:
+            flags |= _INCLUSIVE
+        if ties:
+            flags |= _TIES
         document = bson.encode(dict(zip(_NAMES, values, strict=False)), codec_options=binding.options)
-        body = b"".join((bytes((_VERSION, flags)), expiry, binding.hints, document))
-        token = _text(body + _sign(keys, body, binding)).decode("ascii")
+        if self._expires is None:
+            body = _HEADS[flags] + binding.hints + document
+        else:
+            expiry = min(int(self._clock.time() + self._expires), 0xFFFF_FFFF).to_bytes(4, "big")
+            body = _HEADS[flags | _EXPIRES] + expiry + binding.hints + document
+        token = _text(body + _sign(self._keys[0], body, binding)).decode("ascii")
         if len(token) > MAX_LENGTH:
             raise ConfigurationError(
                 f"a cursor of {len(token)} characters fits no URL: the list is sorted by very long values; "
@@ -234,7 +241,7 @@ class CursorCodec:
         body, signature = raw[:-_MAC], raw[-_MAC:]
         verified = False
         for keys in self._keys:  # every key is tried, whichever fits: time tells nothing about which
-            verified |= hmac.compare_digest(_sign(keys, body, binding), signature)
+            verified |= compare_digest(_sign(keys, body, binding), signature)
         if not verified:
             raise InvalidCursor(self._why(body, binding))
         if body[0] != _VERSION:

@@ -89,6 +89,9 @@ class IndexPath:
         prefix: the fields fixed by the filter.
         ordered: the sort fields that follow, in the list's directions.
         reverse: the index runs against the list.
+
+    What every page needs is worked out once: the sorts `forward` and `backward`, the index's fields after the sort
+    (`trailing`), the direction of `_id` in the index when it ends the sort (`id_direction`, else 0).
     """
 
     name: str
@@ -98,8 +101,14 @@ class IndexPath:
     reverse: bool
     forward: list[tuple[str, int]] = field(init=False, compare=False, repr=False)
     backward: list[tuple[str, int]] = field(init=False, compare=False, repr=False)
+    trailing: tuple[tuple[str, int], ...] = field(init=False, compare=False, repr=False)
+    id_direction: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        place = len(self.prefix) + len(self.ordered)
+        object.__setattr__(self, "trailing", self.keys[place:])
+        ends_with_id = bool(self.ordered) and self.ordered[-1][0] == "_id"
+        object.__setattr__(self, "id_direction", self.keys[place - 1][1] if ends_with_id else 0)
         object.__setattr__(self, "forward", list(self.ordered))
         object.__setattr__(self, "backward", [(name, -direction) for name, direction in self.ordered])
 
@@ -142,14 +151,13 @@ def page_bounds(
         here[name] = fixed[name]
     for name, _ in path.ordered:
         here[name] = anchor[name]
-    trailing = path.keys[len(here) :]
     beyond = None
     onward = backward == path.reverse
-    if onward and path.ordered[-1][0] == "_id":
-        beyond = _neighbour(here["_id"], path.keys[len(here) - 1][1])
+    if onward and path.id_direction:
+        beyond = _neighbour(here["_id"], path.id_direction)
         if beyond is not None:
             here["_id"] = beyond
-    for name, direction in trailing:
+    for name, direction in path.trailing:
         here[name] = _extreme(direction, at_start=True)
     if not onward:  # towards the index's start: `max` is exclusive, which is what is wanted
         return Bounds(_open_end(path, fixed, reading, at_start=True), here)

@@ -274,7 +274,7 @@ async def _overhead(db: Any, motor: Any) -> None:
     differences of pages read one right after the other.
     """
     machine = await measure()
-    console.print(machine)
+    console.print(str(machine), highlight=False)
     table = Table(title=f"Our code per page of {LIMIT}, over the bare driver's find: µs", title_justify="left")
     for column in ("driver", "bare find", "with cursors, plan and page", "over it", "middle pair", "processor time"):
         table.add_column(column, justify="left" if column == "driver" else "right")
