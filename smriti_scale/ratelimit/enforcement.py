@@ -25,7 +25,8 @@ _log = logging.getLogger("smriti_scale.ratelimit")
 _REASONS: dict[str, Reason] = {"banned": "banned", "denied": "denied", "unavailable": "unavailable"}
 _HOLDER = "smriti_scale.ratelimit"
 _PASS = Decision(True, "allowed", (), (), 0)
-_UNPREPARED = Prepared([], scope="", prefix="never")
+_UNPREPARED = Prepared([], scope="", prefix="")
+_UNPREPARED.usable = False
 
 
 class Holder:
