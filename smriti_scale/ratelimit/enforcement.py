@@ -81,11 +81,12 @@ class Enforcer:
         self._swallow_errors = swallow_errors
         self._events = events
         self._prepared: dict[str, Prepared] = {}
+        self._has_general_limits = bool(application or defaults)
 
     @property
     def guards_undecorated(self) -> bool:
         """Whether routes without a decorator are checked at all."""
-        return bool(self._application or self._defaults or self._engine.needs_client())
+        return self._has_general_limits or self._engine.needs_client()
 
     def check_now(self, request: HTTPConnection, plan: RoutePlan | None, *, scope: str = "") -> Decision | None:
         """As `check`, where no I/O is needed; None where it is.

@@ -234,6 +234,9 @@ class Prepared:
 
     __slots__ = ("_limits", "_prefix", "usable")
 
+    usable: bool
+    """Whether the checks can be made this way."""
+
     def __init__(self, sources: Sequence[LimitSource], *, scope: str, prefix: str) -> None:
         self._prefix = prefix
         self._limits = [
