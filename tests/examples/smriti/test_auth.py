@@ -9,7 +9,6 @@ import bcrypt
 import jwt
 import pytest
 from bson import ObjectId
-from fastapi import FastAPI
 from httpx import AsyncClient
 from motor.motor_asyncio import AsyncIOMotorDatabase
 from pydantic import ValidationError
@@ -95,7 +94,7 @@ async def test_a_missing_contact_is_409_and_is_told_after_a_taken_name(client: A
 
 
 async def test_fifty_sign_ups_for_one_name_at_once_make_one_account(
-    client: AsyncClient, app: FastAPI, motor_db: Database
+    client: AsyncClient, motor_db: Database
 ) -> None:
     answers = await asyncio.gather(
         *(client.post("/api/auth/signup", json=account(email=f"n{number}@example.org")) for number in range(50))
