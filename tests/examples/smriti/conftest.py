@@ -1,7 +1,8 @@
 """The Smriti service on the real replica set and the real Redis, in process and over HTTP.
 
-A test of the contract asks for `client` or `join` and runs twice: in process (on PyMongo Async), and, as a long test,
-over HTTP against two instances (on Motor) behind a balancer. One that looks into the app (`app`) runs in process.
+A test of the contract asks for `client` or `join` and runs three times: in process (on PyMongo Async), and, as long
+tests, over HTTP against two instances (on Motor) behind a balancer, and with the primitives switched off. One that
+looks into the app (`app`) runs in process alone; one about what a primitive adds asks for `primitives`.
 """
 
 from __future__ import annotations
@@ -38,9 +39,12 @@ OpenClient = Callable[[], AsyncClient]
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "transport" in metafunc.fixturenames:
-        over_http = [] if "app" in metafunc.fixturenames else [pytest.param("http", marks=pytest.mark.long)]
-        metafunc.parametrize("transport", ["process", *over_http])
-
+        further = [] if "app" in metafunc.fixturenames else ["http", "plain"]
+        if "primitives" in metafunc.fixturenames:
+            further.remove("plain")
+        metafunc.parametrize(
+            "transport", ["process", *(pytest.param(each, marks=pytest.mark.long) for each in further)]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +167,28 @@ def in_process(app: FastAPI) -> OpenClient:
     return lambda: client_of(app)
 
 
+@pytest.fixture(scope="session")
+def plain_app(settings_factory: SettingsFactory) -> FastAPI:
+    return create_app(settings_factory(primitives="off"))
+
+
+@pytest.fixture
+async def plain(plain_app: FastAPI, mongo_database_name: str) -> AsyncIterator[OpenClient]:
+    """Clients of an app without the primitives."""
+    async with plain_app.router.lifespan_context(plain_app):
+        yield lambda: client_of(plain_app)
+
+
+@pytest.fixture
+def primitives() -> None:
+    """For a test about what a primitive adds to the contract: it has no sense without."""
+
+
 @pytest.fixture
 def open_client(request: pytest.FixtureRequest, transport: str) -> OpenClient:
-    """Clients by the transport that this run of the test is about."""
-    opener: OpenClient = request.getfixturevalue("over_http" if transport == "http" else "in_process")
+    """Clients of the service as this run of the test is to meet it."""
+    name = {"process": "in_process", "http": "over_http", "plain": "plain"}[transport]
+    opener: OpenClient = request.getfixturevalue(name)
     return opener
 
 

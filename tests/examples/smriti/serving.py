@@ -32,6 +32,7 @@ _NAMES = {
     "rate_limit_timeout": "SCALE_RATE_LIMIT_TIMEOUT",
     "min_pool_size": "SCALE_MIN_POOL_SIZE",
     "cron_secret": "CRON_SECRET",
+    "primitives": "PRIMITIVES",
 }
 
 
@@ -59,7 +60,7 @@ async def served(settings: SmritiSettings) -> AsyncIterator[str]:
     base = f"http://127.0.0.1:{port}"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "uvicorn", "--factory", "examples.smriti.app:create_app"),
-        *("--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"),
+        *("--host", "127.0.0.1", "--port", str(port), "--log-level", "warning", "--no-access-log"),
         env={**os.environ, **environment_of(settings), "PUBLIC_URL": base},
     )
     try:

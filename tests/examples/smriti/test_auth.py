@@ -93,9 +93,7 @@ async def test_a_missing_contact_is_409_and_is_told_after_a_taken_name(client: A
     assert "needed" in error_of(await client.post("/api/auth/signup", json={**without, "username": "new_one"}), 409)
 
 
-async def test_fifty_sign_ups_for_one_name_at_once_make_one_account(
-    client: AsyncClient, motor_db: Database
-) -> None:
+async def test_fifty_sign_ups_for_one_name_at_once_make_one_account(client: AsyncClient, motor_db: Database) -> None:
     answers = await asyncio.gather(
         *(client.post("/api/auth/signup", json=account(email=f"n{number}@example.org")) for number in range(50))
     )

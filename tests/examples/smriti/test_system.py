@@ -104,7 +104,7 @@ async def test_a_crash_is_500_e_with_cors_and_says_nothing_of_its_cause(smriti_s
     assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
 
 
-async def test_an_unchanged_answer_is_304_for_its_own_reader_only(join: Join) -> None:
+async def test_an_unchanged_answer_is_304_for_its_own_reader_only(join: Join, primitives: None) -> None:
     person, other = await join(), await join()
     first = await person.client.get("/api/posts/me")
     tag = {"If-None-Match": first.headers["etag"]}
@@ -116,7 +116,7 @@ async def test_an_unchanged_answer_is_304_for_its_own_reader_only(join: Join) ->
     assert (await person.client.get("/api/posts/me", headers=tag)).status_code == 200
 
 
-async def test_long_answers_are_compressed_for_who_takes_it(join: Join) -> None:
+async def test_long_answers_are_compressed_for_who_takes_it(join: Join, primitives: None) -> None:
     person = await join()
     await person.note("a long thought " * 200)
     for coding in ("zstd", "br", "gzip"):
