@@ -96,9 +96,11 @@ class Scale:
             self.monitoring.sample("mongodb", self.mongo.status)
             self.monitoring.sample("cache", self.cache.stats)
         self._identity = identity
+        # Limits, positions and readiness ask little and often: they share one connection.
+        self._redis = RedisLink(settings.redis_url) if settings.redis_url else None
         self._positions = (
-            PositionStore(settings.redis_url, namespace=settings.namespace, events=self.events)
-            if settings.redis_url and settings.read_your_writes
+            PositionStore(self._redis, namespace=settings.namespace, events=self.events)
+            if self._redis is not None and settings.read_your_writes
             else None
         )
         address = client_address(trusted_proxies=settings.trusted_proxies)
@@ -108,7 +110,6 @@ class Scale:
             return f"user:{user}" if user else f"address:{address(request)}"
 
         self.client_address = address
-        self._redis = RedisLink(settings.redis_url) if settings.redis_url else None
         self.limiter = RateLimiter(
             key_func=who,
             redis=self._redis,
@@ -227,7 +228,7 @@ class Scale:
 
     async def _ping_redis(self) -> None:
         if self._redis is not None:
-            await self._redis.client.ping()
+            await self._redis.pipe.send("PING")
 
     async def _see_to_indexes(self) -> None:
         if self.indexes is None or self.settings.indexes == "off":
