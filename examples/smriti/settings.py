@@ -17,6 +17,7 @@ class SmritiSettings(ScaleSettings):
     """Read from the environment or `.env`; see `.env.example` for each variable."""
 
     namespace: str = "smriti"
+    rate_limit_lease: int = 50
     database_name: str = Field("smriti", validation_alias=AliasChoices("SCALE_DATABASE_NAME", "DATABASE_NAME"))
 
     algorithm: str = Field("HS256", validation_alias="ALGORITHM", pattern="^HS(256|384|512)$")
