@@ -56,6 +56,13 @@ def free_port() -> int:
 @contextlib.asynccontextmanager
 async def served(settings: SmritiSettings) -> AsyncIterator[str]:
     """One instance under uvicorn; yields its address once it is ready."""
+    async with started(settings) as (base, _):
+        yield base
+
+
+@contextlib.asynccontextmanager
+async def started(settings: SmritiSettings) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
+    """The same, with its process."""
     port = free_port()
     base = f"http://127.0.0.1:{port}"
     process = await asyncio.create_subprocess_exec(
@@ -73,7 +80,7 @@ async def served(settings: SmritiSettings) -> AsyncIterator[str]:
                 await asyncio.sleep(0.1)
             else:
                 raise AssertionError("the service was not ready within a minute")
-        yield base
+        yield base, process
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
