@@ -5,6 +5,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from fastapi import FastAPI
 from httpx import AsyncClient
 from motor.motor_asyncio import AsyncIOMotorDatabase
 
@@ -79,7 +80,7 @@ async def test_ten_mebibytes_are_taken_and_one_byte_more_is_not(join: Join) -> N
         assert answer.status_code == status
 
 
-async def test_a_body_without_end_is_refused_on_the_way(join: Join) -> None:
+async def test_a_body_without_end_is_refused_on_the_way(app: FastAPI, join: Join) -> None:
     person = await join()
     sent = 0
 
@@ -152,3 +153,25 @@ async def test_both_spellings_of_published_clients_are_served(client: AsyncClien
         assert (await client.get(path)).status_code == 200
     for path in ("/circles", "/api/api/posts?limit=5", "/posts/me"):
         assert (await person.client.get(path)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "content"),
+    [
+        ("image", "x.jpg", b"\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(32)),
+        ("image", "x.JPEG", b"\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(32)),
+        ("image", "x.png", PNG),
+        ("image", "x.gif", b"GIF89a" + bytes(32)),
+        ("image", "x.webp", b"RIFF\x24\0\0\0WEBPVP8 " + bytes(32)),
+        ("document", "x.pdf", PDF),
+        ("document", "x.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(512)),
+        ("document", "x.docx", b"PK\x03\x04" + bytes(64)),
+        ("document", "my.notes.TXT", b"plain words"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_every_kind_that_is_named_is_taken(join: Join, kind: str, name: str, content: bytes) -> None:
+    person = await join()
+    answer = await person.client.post("/api/posts/", data={"content_type": kind}, files={kind: (name, content)})
+    post = data_of(answer, 201)["post"]
+    assert post[f"{kind}Url"].endswith(name.rpartition(".")[2].lower())

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from httpx import AsyncClient
@@ -198,3 +199,26 @@ async def test_fifty_calls_around_the_end_of_a_circle_leave_nothing_half_done(cl
     assert {(each["visibility"], tuple(each["circleIds"] or ()) or None) for each in own} <= {
         (expected[0], tuple(expected[1] or ()) or None)
     }
+
+
+async def test_a_body_without_end_is_refused_while_it_is_sent(cluster: Cluster, join: Join) -> None:
+    person = await join()
+    where = urlsplit(cluster.instances[0])
+    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    head = (
+        f"POST /api/posts/ HTTP/1.1\r\nHost: {where.netloc}\r\nAuthorization: {person.client.headers['Authorization']}"
+        "\r\nContent-Type: multipart/form-data; boundary=b\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    writer.write(head.encode())
+    answer = asyncio.create_task(reader.readline())
+    part = b'--b\r\nContent-Disposition: form-data; name="image"; filename="x.png"\r\n\r\n'
+    sent = 0
+    with contextlib.suppress(ConnectionError):
+        while not answer.done() and sent < 500 * 2**20:
+            writer.write(b"%x\r\n%b\r\n" % (len(part), part))
+            await writer.drain()
+            sent += len(part)
+            part = bytes(2**20)
+    assert (await answer).startswith(b"HTTP/1.1 400")
+    assert sent < 100 * 2**20
+    writer.close()
