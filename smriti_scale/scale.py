@@ -34,7 +34,7 @@ from smriti_scale.mongo import (
 )
 from smriti_scale.monitoring import Check, Monitoring, health_routes, init_sentry, setup_monitoring
 from smriti_scale.pagination import CursorPaginator
-from smriti_scale.ratelimit import RateLimiter, client_address, setup_rate_limiting
+from smriti_scale.ratelimit import LeasePolicy, RateLimiter, client_address, setup_rate_limiting
 from smriti_scale.redis_link import RedisLink
 from smriti_scale.settings import ScaleSettings
 
@@ -118,6 +118,7 @@ class Scale:
             headers_enabled=True,
             redis_timeout=settings.rate_limit_timeout,
             instances=settings.instances,
+            leases=LeasePolicy(size=settings.rate_limit_lease) if settings.rate_limit_lease else None,
             key_prefix=f"{settings.namespace}:limit",
             events=self.events,
         )
