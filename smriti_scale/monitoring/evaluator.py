@@ -21,6 +21,7 @@ from smriti_scale.monitoring.slo import (
     DEFAULT_SLOS,
     SHORT,
     SLO,
+    WINDOWS,
     SLOStatus,
     budget_left,
     burn_rate,
@@ -31,7 +32,6 @@ from smriti_scale.monitoring.timeline import TIERS, Timeline
 
 _log = logging.getLogger("smriti_scale.monitoring")
 
-_WINDOWS = (300.0, 1_800.0, 3_600.0, 21_600.0, 259_200.0)
 _HISTORY_STEP = 30.0
 _HISTORY = 120
 
@@ -141,7 +141,7 @@ class _Track:
         *finer, (step, kept) = TIERS
         self._timeline = Timeline(self._width + 2, tiers=(*finer, (step, max(kept, slo.period + step))))
         self._last: Vector | None = None
-        self._windows = dict.fromkeys(_WINDOWS)
+        self._windows = dict.fromkeys(WINDOWS)
         for alert in slo.burn_alerts:
             self._windows |= {alert.long: None, alert.short: None}
         self._history: deque[tuple[float, float | None]] = deque(maxlen=_HISTORY)

@@ -29,6 +29,8 @@ from smriti_scale.monitoring.sli import (
 Severity = Literal["page", "ticket"]
 
 MINUTE, HOUR, DAY = 60.0, 3_600.0, 86_400.0
+WINDOWS = (5 * MINUTE, 30 * MINUTE, HOUR, 6 * HOUR, 3 * DAY)
+"""Those for which a status tells the burn rate, in seconds."""
 SHORT = 5 * MINUTE
 """Over how long the figure of a status is taken, in seconds."""
 
