@@ -92,7 +92,7 @@ def _alerts(slo: SLO) -> list[dict[str, Any]]:
                     "expr": " or ".join(conditions),
                     "labels": {"severity": severity, "slo": slo.name},
                     "annotations": {
-                        "summary": f"objective missed: {slo.title}",
+                        "summary": f"objective missed: {_literal(slo.title)}",
                         "description": "The error budget burns {{ $value | humanize }} times faster than allowed.",
                     },
                 }
@@ -123,6 +123,11 @@ def _breakers(by: str) -> dict[str, Any]:
 
 def _record(name: str, expression: str, slo: SLO) -> dict[str, Any]:
     return {"record": name, "expr": expression, "labels": {"slo": slo.name}}
+
+
+def _literal(text: str) -> str:
+    """Text that stays what it is in an annotation, which is a template."""
+    return text.replace("{{", '{{ "{{" }}')
 
 
 def _camel(name: str) -> str:
