@@ -10,6 +10,7 @@ scale.install(app)
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -27,10 +28,11 @@ from smriti_scale.mongo import (
     Indexes,
     MongoClients,
     PositionStore,
+    QueryGuard,
     ReadYourWritesMiddleware,
     handle_unavailable,
 )
-from smriti_scale.monitoring import Check, health_routes, init_sentry
+from smriti_scale.monitoring import Check, Monitoring, health_routes, init_sentry, setup_monitoring
 from smriti_scale.pagination import CursorPaginator
 from smriti_scale.ratelimit import RateLimiter, client_address, setup_rate_limiting
 from smriti_scale.redis_link import RedisLink
@@ -53,6 +55,7 @@ class Scale:
         mongo: `MongoClients`.
         cache: `Cache`, in memory over Redis (memory alone without `redis_url`).
         limiter: `RateLimiter`.
+        monitoring: `Monitoring`; None when it is off.
         events: `Events`.
     """
 
@@ -68,6 +71,7 @@ class Scale:
         self.events = events or Events()
         self.indexes = indexes
         self._draining = False
+        self.monitoring = self._made_monitoring()
         self.mongo = MongoClients(
             settings.mongodb_uri,
             settings.mongodb_read_uri,
@@ -76,6 +80,7 @@ class Scale:
             max_pool_size=settings.max_pool_size,
             min_pool_size=settings.min_pool_size,
             read_preference=settings.read_preference,
+            client_options={"event_listeners": self._command_listeners()},
             events=self.events,
         )
         self.cache = Cache(
@@ -87,6 +92,9 @@ class Scale:
             fill=self._reading_after,
             events=self.events,
         )
+        if self.monitoring is not None:
+            self.monitoring.sample("mongodb", self.mongo.status)
+            self.monitoring.sample("cache", self.cache.stats)
         self._identity = identity
         self._positions = (
             PositionStore(settings.redis_url, namespace=settings.namespace, events=self.events)
@@ -142,7 +150,7 @@ class Scale:
                 identity=self._who if self._identity else None,
             )
         setup_rate_limiting(app, self.limiter)
-        setup_compression(app, minimum_size=self.settings.compression_minimum_size)
+        setup_compression(app, minimum_size=self.settings.compression_minimum_size, events=self.events)
         if self.settings.http_cache:  # outside of compression: what it keeps is coded already
             app.add_middleware(
                 HTTPCacheMiddleware,
@@ -154,6 +162,8 @@ class Scale:
         if self._redis is not None:
             checks.append(Check("redis", self._ping_redis, required=False))
         app.router.routes.extend(health_routes(checks, draining=lambda: self._draining))
+        if self.monitoring is not None:  # outside of all, so that it sees what they do
+            self._install_monitoring(app, self.monitoring)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
@@ -163,9 +173,13 @@ class Scale:
         try:
             await self.mongo.warm_up()
             await self._see_to_indexes()
+            if self.monitoring is not None:
+                await self.monitoring.start()
             yield
         finally:
             self._draining = True
+            if self.monitoring is not None:  # first, or its next look would open the clients again
+                await self.monitoring.aclose()
             await self.cache.aclose()
             await self.limiter.aclose()
             if self._positions is not None:
@@ -173,6 +187,30 @@ class Scale:
             if self._redis is not None:
                 await self._redis.aclose()
             await self.mongo.aclose()
+
+    def _made_monitoring(self) -> Monitoring | None:
+        wanted = self.settings.monitoring
+        if wanted == "off" or (wanted == "auto" and importlib.util.find_spec("prometheus_client") is None):
+            return None
+        return Monitoring(events=self.events)
+
+    def _command_listeners(self) -> list[Any]:
+        if self.monitoring is None:
+            return []
+        return [self.monitoring.command_listener, QueryGuard(slow_ms=self.settings.slow_query_ms, events=self.events)]
+
+    def _install_monitoring(self, app: Starlette, monitoring: Monitoring) -> None:
+        token = self.settings.metrics_token
+        served = token is not None or not self.settings.is_production
+        if not served:
+            _log.warning("SCALE_METRICS_TOKEN is not set: in production the figures are not served without one")
+        setup_monitoring(
+            app,
+            monitoring,
+            metrics_path=self.settings.metrics_path if served else None,
+            metrics_token=token.get_secret_value() if token else None,
+            lifespan=False,
+        )
 
     def _who(self, scope: Scope) -> str | None:
         return self._identity(Request(scope)) if self._identity and scope["type"] == "http" else None
