@@ -32,7 +32,15 @@ from smriti_scale.mongo import (
     ReadYourWritesMiddleware,
     handle_unavailable,
 )
-from smriti_scale.monitoring import Check, Monitoring, health_routes, init_sentry, setup_monitoring
+from smriti_scale.monitoring import (
+    Check,
+    Monitoring,
+    health_routes,
+    init_sentry,
+    loopback_only,
+    setup_dashboard,
+    setup_monitoring,
+)
 from smriti_scale.pagination import CursorPaginator
 from smriti_scale.ratelimit import RateLimiter, client_address, setup_rate_limiting
 from smriti_scale.redis_link import RedisLink
@@ -210,6 +218,22 @@ class Scale:
             metrics_path=self.settings.metrics_path if served else None,
             metrics_token=token.get_secret_value() if token else None,
             lifespan=False,
+        )
+        self._install_dashboard(app, monitoring)
+
+    def _install_dashboard(self, app: Starlette, monitoring: Monitoring) -> None:
+        token, development = self.settings.dashboard_token, self.settings.environment == "development"
+        if token is None and not development:
+            return
+        setup_dashboard(
+            app,
+            monitoring,
+            path=self.settings.dashboard_path,
+            token=token.get_secret_value() if token else None,
+            allow=None if token else loopback_only,
+            title=self.settings.namespace,
+            cookie_secure=False if development else None,
+            stopping=lambda: self._draining,
         )
 
     def _who(self, scope: Scope) -> str | None:

@@ -14,11 +14,15 @@ _MODULE_OF = {
     "Monitoring": "monitoring",
     "MonitoringMiddleware": "middleware",
     "MongoCommands": "mongo_commands",
+    "loopback_only": "dashboard",
     "metrics_endpoint": "exposition",
+    "setup_dashboard": "dashboard",
     "setup_monitoring": "setup",
+    "snapshot": "dashboard",
 }
 
 if TYPE_CHECKING:
+    from smriti_scale.monitoring.dashboard import loopback_only, setup_dashboard, snapshot
     from smriti_scale.monitoring.exposition import metrics_endpoint
     from smriti_scale.monitoring.metrics import Metrics
     from smriti_scale.monitoring.middleware import MonitoringMiddleware
@@ -34,8 +38,11 @@ __all__ = [
     "MonitoringMiddleware",
     "health_routes",
     "init_sentry",
+    "loopback_only",
     "metrics_endpoint",
+    "setup_dashboard",
     "setup_monitoring",
+    "snapshot",
 ]
 
 

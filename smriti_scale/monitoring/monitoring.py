@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -38,11 +38,15 @@ class Monitoring:
         events: those of the primitives; it listens from now on.
         metrics: the instruments; new ones by default.
         system: where memory and CPU are read.
+        advice: what to do next, for the dashboard: called for each look, it returns mappings or dataclasses with
+            `title` and `text`.
         clock: the source of time.
         sample_interval: seconds between looks at pools, caches, queues, memory and CPU.
 
     Attributes:
         metrics: `Metrics`.
+        advice: as given.
+        ignored: route templates that are not counted: probes, the metrics' own, the dashboard's.
         command_listener: for the MongoDB client's `event_listeners`.
 
     Raises:
@@ -56,12 +60,15 @@ class Monitoring:
         events: Events | None = None,
         metrics: Metrics | None = None,
         system: System | None = None,
+        advice: Callable[[], Sequence[Any]] | None = None,
         clock: Clock = SYSTEM_CLOCK,
         sample_interval: float = 5.0,
     ) -> None:
         if sample_interval <= 0:
             raise ConfigurationError(f"sample_interval is a number of seconds above 0, not {sample_interval!r}")
         self.metrics = metrics if metrics is not None else Metrics()
+        self.advice = advice
+        self.ignored: set[str] = set()
         self.clock = clock
         self.command_listener = MongoCommands(self.metrics)
         self._slow_queries = SlowQueries(clock=clock)

@@ -17,8 +17,9 @@ from smriti_scale.clock import SYSTEM_CLOCK, Clock
 from smriti_scale.errors import ConfigurationError
 from smriti_scale.monitoring.dashboard.access import Allow, Guard
 from smriti_scale.monitoring.dashboard.live import Streams
-from smriti_scale.monitoring.dashboard.snapshot import WINDOWS, Watched
+from smriti_scale.monitoring.dashboard.picture import WINDOWS
 from smriti_scale.monitoring.dashboard.watch import Watch
+from smriti_scale.monitoring.monitoring import Monitoring
 
 _ASSETS = {
     "dashboard.js": "text/javascript; charset=utf-8",
@@ -53,7 +54,7 @@ class TakesRoutes(Protocol):
 
 def setup_dashboard(
     app: TakesRoutes,
-    monitoring: Watched,
+    monitoring: Monitoring,
     *,
     path: str = "/_scale",
     token: str | None = None,
@@ -70,7 +71,8 @@ def setup_dashboard(
     """Put the dashboard on a Starlette or FastAPI app: `setup_dashboard(app, monitoring, token=…)`.
 
     Its answers are never cached, compressed, framed or indexed, and load nothing from elsewhere. The page is at
-    `path` and below: `data.json` is the same as JSON, `live` the stream. Both take `?window=5m|1h|start`.
+    `path` and below: `data.json` is the same as JSON, `live` the stream. Both take `?window=5m|1h|start`. Requests
+    for it are not counted among the application's, except by `scale_http_requests_in_progress` while they last.
 
     Args:
         app: the application; the routes are put before its own.
@@ -88,7 +90,8 @@ def setup_dashboard(
         clock: time.
 
     Raises:
-        ConfigurationError: neither or both of `token` and `allow`; a short token; a path that cannot be.
+        ConfigurationError: neither or both of `token` and `allow`; a short token; a path that cannot be; the
+            monitoring has a dashboard already.
     """
     if not path.startswith("/") or len(path.rstrip("/")) < 2 or "{" in path:
         raise ConfigurationError(f"path={path!r} must begin with '/' and name a place of its own, such as '/_scale'")
@@ -108,9 +111,8 @@ def setup_dashboard(
         path=path,
     )
     app.router.routes[0:0] = dashboard.routes()
-    sample = getattr(monitoring, "sample", None)
-    if sample is not None:
-        sample("dashboard", watch.look)
+    monitoring.ignored.update(route.path for route in dashboard.routes())
+    monitoring.sample("dashboard", watch.look)
     return dashboard
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 
 from smriti_scale.clock import Clock
+from smriti_scale.monitoring.dashboard.picture import Watched, compose, said_by
 from smriti_scale.monitoring.dashboard.readings import Readings
-from smriti_scale.monitoring.dashboard.snapshot import Watched, compose, said_by
 
 IDLE_INTERVAL = 30.0
 """Seconds between looks while nobody watches, so that the first who does sees more than this moment."""
