@@ -164,6 +164,11 @@ class Readings:
         """When the last look was; None before the first."""
         return self._looks[-1][0] if self._looks else None
 
+    @property
+    def looks(self) -> int:
+        """How many looks are kept."""
+        return len(self._looks)
+
     def add(self, families: Iterable[Family], *, at: float) -> None:
         """Keep what a look at the registry found.
 
