@@ -71,7 +71,7 @@ async def visit(client: AsyncClient, *, rounds: int = 5, broken: int = 3) -> Non
 def settings_of(mongo_uri: str, redis_url: str, database: str, **others: Any) -> ScaleSettings:
     """Development, with every query slow enough to be shown and deadlines for a busy machine."""
     return ScaleSettings(
-        _env_file=None,  # type: ignore[call-arg]
+        _env_file=None,
         mongodb_uri=mongo_uri,
         redis_url=redis_url,
         database_name=database,

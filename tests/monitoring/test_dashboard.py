@@ -452,7 +452,7 @@ async def test_a_client_that_vanishes_leaves_nothing_behind() -> None:
 
 def installed(mongo_uri: str, **settings: Any) -> Starlette:
     app = Starlette(routes=[Route("/hello/{name}", hello)])
-    Scale(ScaleSettings(_env_file=None, mongodb_uri=mongo_uri, **settings)).install(app)  # type: ignore[call-arg]
+    Scale(ScaleSettings(_env_file=None, mongodb_uri=mongo_uri, **settings)).install(app)
     return app
 
 

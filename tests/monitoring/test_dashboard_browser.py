@@ -246,7 +246,7 @@ async def test_the_figures_on_the_page_are_those_of_metrics(scale: Scale, server
     monitoring = scale.monitoring
     assert monitoring is not None
     await page.goto(f"{server.url}/_scale/")
-    await page.get_by_text("Since start").click()
+    await page.get_by_role("radio", name="Since start").check()
     await expect(page.locator("#live")).to_have_attribute("data-state", "live")
     await expect(page.locator("#over")).to_have_text("Figures below count since the start.")
     for _ in range(20):  # the page lags a moment behind, and memory moves
@@ -484,7 +484,7 @@ async def test_theme_and_window_are_kept_and_colours_follow(troubled: Served, br
     await page.get_by_role("button", name="Theme").click()
     light = await background()
     assert light != dark
-    await page.get_by_text("Since start").click()
+    await page.get_by_role("radio", name="Since start").check()
     await page.reload()
     assert await background() == light
     await expect(page.get_by_role("radio", name="Since start")).to_be_checked()
