@@ -33,6 +33,9 @@ from smriti_scale.mongo import (
     handle_unavailable,
 )
 from smriti_scale.monitoring import (
+    DEFAULT_SLOS,
+    SLO,
+    Alerts,
     Check,
     Monitoring,
     health_routes,
@@ -58,6 +61,8 @@ class Scale:
         identity: the verified user of a request, or None. Limits count by it where it is known, and by client
             address where it is not. It must come from something verified, never from a token's unchecked claims.
         events: where primitives report; a new one by default.
+        slos: the objectives that monitoring judges.
+        alerts: who is told when one is missed or a server is down; None: nobody.
 
     Attributes:
         mongo: `MongoClients`.
@@ -74,12 +79,14 @@ class Scale:
         indexes: Indexes | None = None,
         identity: Callable[[Request], str | None] | None = None,
         events: Events | None = None,
+        slos: Sequence[SLO] = DEFAULT_SLOS,
+        alerts: Alerts | None = None,
     ) -> None:
         self.settings = settings
         self.events = events or Events()
         self.indexes = indexes
         self._draining = False
-        self.monitoring = self._made_monitoring()
+        self.monitoring = self._made_monitoring(slos, alerts)
         self.mongo = MongoClients(
             settings.mongodb_uri,
             settings.mongodb_read_uri,
@@ -196,11 +203,11 @@ class Scale:
                 await self._redis.aclose()
             await self.mongo.aclose()
 
-    def _made_monitoring(self) -> Monitoring | None:
+    def _made_monitoring(self, slos: Sequence[SLO], alerts: Alerts | None) -> Monitoring | None:
         wanted = self.settings.monitoring
         if wanted == "off" or (wanted == "auto" and importlib.util.find_spec("prometheus_client") is None):
             return None
-        return Monitoring(events=self.events)
+        return Monitoring(events=self.events, slos=slos, alerts=alerts)
 
     def _command_listeners(self) -> list[Any]:
         if self.monitoring is None:

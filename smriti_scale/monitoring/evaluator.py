@@ -124,9 +124,11 @@ class SLOEvaluator:
         registry: Any = self._metrics
         if hasattr(registry, "gathered"):
             registry = registry.gathered()
+        families: Sequence[Any] = ()
         if hasattr(registry, "restricted_registry"):  # then the other metrics are not even collected
-            registry = registry.restricted_registry(self._names)
-        for family in registry.collect():
+            families = tuple(registry.restricted_registry(self._names).collect())
+        # A registry that joins several processes does not know its metrics by name, so it is read whole.
+        for family in families or registry.collect():
             for sample in family.samples:
                 if sample.name in self._names:
                     yield sample
