@@ -329,6 +329,9 @@ async def troubled() -> AsyncIterator[Served]:
         missed("memory", None, 0.8, unit="ratio", budget=1.0, burn=0.0),
         missed("cpu", 0.42, 0.7, unit="ratio", budget=0.97, burn=0.1),
     )
+    app = Starlette()
+    setup_dashboard(app, monitoring, allow=loopback_only, title="Shop", interval=0.2)
+    await monitoring.look()  # what follows is new
     for severity, title in (("page", "Errors burn the budget"), ("ticket", "Latency burns the budget")):
         monitoring.alerts.raise_alert(Finding(title, severity, title, "for a while"))  # type: ignore[arg-type]
     monitoring.alerts.observe()
@@ -340,6 +343,7 @@ async def troubled() -> AsyncIterator[Served]:
     metrics.http_duration["GET", "/posts/{number}"].observe(0.4)
     metrics.mongo_duration["posts", "find"].observe(0.2)
     metrics.mongo_pool["db-1:27017", "in_use"].set(49)
+    metrics.mongo_pool["db-1:27017", "idle"].set(1)
     metrics.mongo_pool_limit[("db-1:27017",)].set(50)
     metrics.mongo_pool_waiting[("db-1:27017",)].set(3)
     metrics.cache_requests["shop", "post", "miss"].inc(3)
@@ -348,8 +352,6 @@ async def troubled() -> AsyncIterator[Served]:
     metrics.queue_age[("default",)].set(400)
     metrics.tasks_dead.set(2)
     metrics.task_outcomes["mail.send", "default", "failed"].inc()
-    app = Starlette()
-    setup_dashboard(app, monitoring, allow=loopback_only, title="Shop", interval=0.2)
     async with served(app) as running:
         yield running
 
@@ -368,7 +370,7 @@ async def test_what_is_wrong_is_said_in_words_and_signs(troubled: Served, page: 
     await expect(alerts.first).to_contain_text("▲ Page")
     await expect(alerts.nth(1)).to_contain_text("● Ticket")
     await expect(page.locator("#redis-breakers")).to_contain_text("✕ redis: circuit open")
-    await expect(page.locator("#mongo-nodes")).to_contain_text("49 of 50 in use, 0 idle · 3 waiting")
+    await expect(page.locator("#mongo-nodes")).to_contain_text("49 of 50 in use, 1 idle · 3 waiting")
     await expect(page.locator("#advice")).to_contain_text("Add an instance")
 
 
@@ -411,7 +413,7 @@ async def axe(page: Page) -> list[str]:
 async def test_axe_finds_nothing_wrong(troubled: Served, browser: Browser, scheme: Any, width: int) -> None:
     page = await browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     await page.goto(f"{troubled.url}/_scale/")
-    await expect(page.locator("#advice")).to_be_visible()
+    await expect(page.locator("#routes")).to_be_visible()
     assert await axe(page) == []
 
 
@@ -448,7 +450,7 @@ async def test_the_login_is_accessible_and_leads_to_the_page_and_out_again(brows
 
 async def test_everything_can_be_done_by_keyboard_and_keeps_the_focus(troubled: Served, page: Page) -> None:
     await page.goto(f"{troubled.url}/_scale/")
-    await expect(page.locator("#advice")).to_be_visible()
+    await expect(page.locator("#routes")).to_be_visible()
     await page.keyboard.press("Tab")
     await expect(page.get_by_role("link", name="Skip to the figures")).to_be_focused()
     await page.keyboard.press("Tab")
@@ -496,7 +498,7 @@ async def test_theme_and_window_are_kept_and_colours_follow(troubled: Served, br
 async def test_on_a_phone_nothing_is_cut_off(troubled: Served, browser: Browser) -> None:
     page = await browser.new_page(viewport={"width": 360, "height": 740})
     await page.goto(f"{troubled.url}/_scale/")
-    await expect(page.locator("#advice")).to_be_visible()
+    await expect(page.locator("#routes")).to_be_visible()
     assert await page.evaluate("document.documentElement.scrollWidth") == 360
     smallest = await page.evaluate(
         """() => Math.min(...[...document.querySelectorAll("main *")]
@@ -545,7 +547,7 @@ async def test_a_stream_that_ended_is_opened_again_before_anything_is_stale(brow
         opened: list[str] = []
         page.on("request", lambda request: opened.append(request.url) if "/live" in request.url else None)
         states: list[str] = []
-        await page.expose_function("told", states.append)
+        await page.expose_function("told", lambda state: states.append(state))
         await page.goto(f"{running.url}/_scale/")
         await page.evaluate(
             """() => new MutationObserver(() => told(document.querySelector("#live").dataset.state))
