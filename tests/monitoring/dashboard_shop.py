@@ -70,6 +70,7 @@ async def visit(client: AsyncClient, *, rounds: int = 5, broken: int = 3) -> Non
 
 def settings_of(mongo_uri: str, redis_url: str, database: str, **others: Any) -> ScaleSettings:
     """Development, with every query slow enough to be shown and deadlines for a busy machine."""
+    given: dict[str, Any] = {"slow_query_ms": 0.001, "min_pool_size": 1, **others}
     return ScaleSettings(
         _env_file=None,
         mongodb_uri=mongo_uri,
@@ -78,7 +79,5 @@ def settings_of(mongo_uri: str, redis_url: str, database: str, **others: Any) ->
         namespace=database,
         cache_timeout=5,
         rate_limit_timeout=5,
-        slow_query_ms=0.001,
-        min_pool_size=1,
-        **others,
+        **given,
     )

@@ -14,10 +14,10 @@ import pytest
 from httpx import AsyncClient
 from playwright.async_api import Browser, Page, async_playwright, expect
 from prometheus_client.parser import text_string_to_metric_families
-from smriti_scale.monitoring.slo import SLOStatus
 from starlette.applications import Starlette
 
-from smriti_scale.monitoring import Monitoring, loopback_only, setup_dashboard
+from smriti_scale.events import BreakerChanged, Events, SlowQuery, TaskDead
+from smriti_scale.monitoring import Finding, Monitoring, SLOStatus, loopback_only, setup_dashboard
 from smriti_scale.scale import Scale
 from tests.monitoring.dashboard_serving import TOKEN, Served, served
 from tests.monitoring.dashboard_shop import settings_of, shop, visit
@@ -316,10 +316,6 @@ def missed(name: str, value: float | None, threshold: float, *, unit: Any, budge
 @pytest.fixture
 async def troubled() -> AsyncIterator[Served]:
     """A page with everything on it, and much of it bad."""
-    from smriti_scale.monitoring.alert_state import Finding
-
-    from smriti_scale.events import BreakerChanged, Events, SlowQuery, TaskDead
-
     events = Events()
     monitoring = Monitoring(events=events, advice=lambda: [{"title": "Add an instance", "text": "CPU is short."}])
     monitoring.evaluator = Statuses(  # type: ignore[assignment]
@@ -547,7 +543,7 @@ async def test_a_stream_that_ended_is_opened_again_before_anything_is_stale(brow
         opened: list[str] = []
         page.on("request", lambda request: opened.append(request.url) if "/live" in request.url else None)
         states: list[str] = []
-        await page.expose_function("told", lambda state: states.append(state))
+        await page.expose_function("told", lambda state: states.append(state))  # noqa: PLW0108 - no built-in
         await page.goto(f"{running.url}/_scale/")
         await page.evaluate(
             """() => new MutationObserver(() => told(document.querySelector("#live").dataset.state))

@@ -246,7 +246,7 @@ function numbers(statuses) {
     write(nested(budget, "words", "p"), left == null ? "Error budget: no data" : left < 0 ? `Budget overspent by ${percent(-left, 0)}` : `Error budget left ${percent(left, 0)}`);
     bar(nested(budget, "track"), left);
     const burning = Object.entries(one.burn).filter(([window]) => window === "5m" || window === "1h");
-    const rates = burning.map(([window, value]) => `${value == null ? NONE : value.toFixed(value < 9.95 ? 1 : 0)}× in ${window.replace("m", " min").replace("h", " h")}`);
+    const rates = burning.map(([window, value]) => `${value == null ? NONE : value.toFixed(value < 9.95 ? 1 : 0)}× ${window.replace("m", " min").replace("h", " h")}`);
     write(nested(budget, "burn", "p"), rates.length ? `Burn ${rates.join(", ")}` : "");
   });
 }
