@@ -74,7 +74,7 @@ async def test_prometheus_itself_accepts_the_page() -> None:
 )
 async def test_without_the_token_nothing_is_shown(given: str | None) -> None:
     _, client = app_of(metrics_token=TOKEN)
-    headers = {} if given is None else {"Authorization": given.encode("latin-1")}
+    headers = [] if given is None else [(b"authorization", given.encode("latin-1"))]
     async with client:
         answer = await client.get("/metrics", headers=headers)
     assert answer.status_code == 401

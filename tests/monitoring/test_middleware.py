@@ -50,6 +50,9 @@ async def never() -> Message:
     raise AssertionError
 
 
+async def nowhere(message: Message) -> None: ...
+
+
 async def ok(request: Request) -> Response:
     return PlainTextResponse("ok")
 
@@ -88,7 +91,7 @@ async def test_requests_are_counted_by_method_template_and_exact_status() -> Non
 
 
 async def test_a_hundred_thousand_random_paths_and_methods_make_a_handful_of_series() -> None:
-    routes = [Route("/posts/{post_id}", ok), Mount("/static", app=ok), Route("/", ok)]
+    routes = [Route("/posts/{post_id}", ok), Mount("/static", app=PlainTextResponse("file")), Route("/", ok)]
     app = Starlette(routes=routes)
 
     async def answers_anything(scope: Scope, receive: Any, send: Any) -> None:
@@ -175,7 +178,7 @@ async def test_an_app_that_returns_without_an_answer_counts_as_500() -> None:
     async def silent(scope: Scope, receive: Any, send: Any) -> None: ...
 
     metrics = Metrics()
-    await MonitoringMiddleware(silent, metrics=metrics)(http_scope("/"), never, never)
+    await MonitoringMiddleware(silent, metrics=metrics)(http_scope("/"), never, nowhere)
     assert series(metrics, REQUESTS) == {("GET", "(unmatched)", "500"): 1}
 
 
@@ -209,7 +212,7 @@ async def test_a_request_that_the_server_cancels_is_a_499() -> None:
 
     app = Starlette(routes=[Route("/slow", waits)])
     metrics = monitored(app)
-    task = asyncio.create_task(app(http_scope("/slow"), never, never))
+    task = asyncio.create_task(app(http_scope("/slow"), never, nowhere))
     await until(lambda: value(metrics, "scale_http_requests_in_progress"))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

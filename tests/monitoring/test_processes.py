@@ -61,7 +61,7 @@ class Worker:
         assert self.process.stdout is not None
         self.process.stdin.write(f"{command}\n")
         self.process.stdin.flush()
-        lines = []
+        lines: list[str] = []
         for line in self.process.stdout:
             if line in ("done\n", "# end\n"):
                 return "".join(lines)
