@@ -40,6 +40,8 @@ from smriti_scale.monitoring import (
     Monitoring,
     health_routes,
     init_sentry,
+    loopback_only,
+    setup_dashboard,
     setup_monitoring,
 )
 from smriti_scale.pagination import CursorPaginator
@@ -225,6 +227,22 @@ class Scale:
             metrics_path=self.settings.metrics_path if served else None,
             metrics_token=token.get_secret_value() if token else None,
             lifespan=False,
+        )
+        self._install_dashboard(app, monitoring)
+
+    def _install_dashboard(self, app: Starlette, monitoring: Monitoring) -> None:
+        token, development = self.settings.dashboard_token, self.settings.environment == "development"
+        if token is None and not development:
+            return
+        setup_dashboard(
+            app,
+            monitoring,
+            path=self.settings.dashboard_path,
+            token=token.get_secret_value() if token else None,
+            allow=None if token else loopback_only,
+            title=self.settings.namespace,
+            cookie_secure=False if development else None,
+            stopping=lambda: self._draining,
         )
 
     def _who(self, scope: Scope) -> str | None:

@@ -153,6 +153,9 @@ class _Track:
         sli = self._slo.sli
         read = sli.read(samples)
         if read is None:
+            if self._last is None and not isinstance(sli, GaugeBelow):  # what appears from now on began at 0
+                self._last = (0.0,) * self._width
+                self._timeline.add(now, (0.0,) * (self._width + 2))
             return
         if isinstance(sli, GaugeBelow):
             step, figure = read, sli.number(read, self._slo.objective)
