@@ -136,7 +136,6 @@ class Monitoring:
         """Begin to look. A second call does nothing."""
         if self._tasks:
             return
-        self._look_at_system()
         await self.alerts.start()
         for name, function in self._background.items():
             task = asyncio.create_task(self._run(name, function), name=f"smriti_scale.monitoring {name}")
@@ -152,7 +151,7 @@ class Monitoring:
 
     async def look(self) -> None:
         """One look at everything, now."""
-        self._look_at_system()
+        await asyncio.to_thread(self._look_at_system)
         await asyncio.gather(*(self._look_at(name, function) for name, function in self._sampled.items()))
 
     async def _run(self, name: str, function: Callable[[], Awaitable[None]]) -> None:
