@@ -55,6 +55,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
         "MonitoringMiddleware",
         "health_routes",
         "init_sentry",
+        "setup_dashboard",
         "setup_monitoring",
     ),
     "pagination": (
@@ -116,6 +117,7 @@ if TYPE_CHECKING:
         MonitoringMiddleware,
         health_routes,
         init_sentry,
+        setup_dashboard,
         setup_monitoring,
     )
     from smriti_scale.pagination import (
@@ -192,6 +194,7 @@ __all__ = [
     "make_celery",
     "publish",
     "setup_compression",
+    "setup_dashboard",
     "setup_monitoring",
     "setup_rate_limiting",
 ]

@@ -40,10 +40,12 @@ from smriti_scale.monitoring import (
     Monitoring,
     health_routes,
     init_sentry,
+    loopback_only,
+    setup_dashboard,
     setup_monitoring,
 )
 from smriti_scale.pagination import CursorPaginator
-from smriti_scale.ratelimit import RateLimiter, client_address, setup_rate_limiting
+from smriti_scale.ratelimit import LeasePolicy, RateLimiter, client_address, setup_rate_limiting
 from smriti_scale.redis_link import RedisLink
 from smriti_scale.settings import ScaleSettings
 
@@ -109,9 +111,11 @@ class Scale:
             self.monitoring.sample("mongodb", self.mongo.status)
             self.monitoring.sample("cache", self.cache.stats)
         self._identity = identity
+        # Limits, positions and readiness ask little and often: they share one connection.
+        self._redis = RedisLink(settings.redis_url) if settings.redis_url else None
         self._positions = (
-            PositionStore(settings.redis_url, namespace=settings.namespace, events=self.events)
-            if settings.redis_url and settings.read_your_writes
+            PositionStore(self._redis, namespace=settings.namespace, events=self.events)
+            if self._redis is not None and settings.read_your_writes
             else None
         )
         address = client_address(trusted_proxies=settings.trusted_proxies)
@@ -121,7 +125,6 @@ class Scale:
             return f"user:{user}" if user else f"address:{address(request)}"
 
         self.client_address = address
-        self._redis = RedisLink(settings.redis_url) if settings.redis_url else None
         self.limiter = RateLimiter(
             key_func=who,
             redis=self._redis,
@@ -130,6 +133,7 @@ class Scale:
             headers_enabled=True,
             redis_timeout=settings.rate_limit_timeout,
             instances=settings.instances,
+            leases=LeasePolicy(size=settings.rate_limit_lease) if settings.rate_limit_lease else None,
             key_prefix=f"{settings.namespace}:limit",
             events=self.events,
         )
@@ -224,6 +228,22 @@ class Scale:
             metrics_token=token.get_secret_value() if token else None,
             lifespan=False,
         )
+        self._install_dashboard(app, monitoring)
+
+    def _install_dashboard(self, app: Starlette, monitoring: Monitoring) -> None:
+        token, development = self.settings.dashboard_token, self.settings.environment == "development"
+        if token is None and not development:
+            return
+        setup_dashboard(
+            app,
+            monitoring,
+            path=self.settings.dashboard_path,
+            token=token.get_secret_value() if token else None,
+            allow=None if token else loopback_only,
+            title=self.settings.namespace,
+            cookie_secure=False if development else None,
+            stopping=lambda: self._draining,
+        )
 
     def _who(self, scope: Scope) -> str | None:
         return self._identity(Request(scope)) if self._identity and scope["type"] == "http" else None
@@ -240,7 +260,7 @@ class Scale:
 
     async def _ping_redis(self) -> None:
         if self._redis is not None:
-            await self._redis.client.ping()
+            await self._redis.pipe.send("PING")
 
     async def _see_to_indexes(self) -> None:
         if self.indexes is None or self.settings.indexes == "off":

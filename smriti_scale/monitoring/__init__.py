@@ -25,19 +25,23 @@ _MODULE_OF = {
     "MongoCommands": "mongo_commands",
     "Monitoring": "monitoring",
     "MonitoringMiddleware": "middleware",
+    "loopback_only": "dashboard",
     "Notice": "alert_state",
     "SLOEvaluator": "evaluator",
     "SLOStatus": "slo",
     "SentryChannel": "channels",
     "Webhook": "channels",
     "metrics_endpoint": "exposition",
+    "setup_dashboard": "dashboard",
     "setup_monitoring": "setup",
+    "snapshot": "dashboard",
 }
 
 if TYPE_CHECKING:
     from smriti_scale.monitoring.alert_state import ActiveAlert, Finding, Notice
     from smriti_scale.monitoring.alerts import Alerts
     from smriti_scale.monitoring.channels import SentryChannel, Webhook
+    from smriti_scale.monitoring.dashboard import loopback_only, setup_dashboard, snapshot
     from smriti_scale.monitoring.dependencies import DEPENDENCIES, Dependency
     from smriti_scale.monitoring.email_channel import Email
     from smriti_scale.monitoring.evaluator import SLOEvaluator
@@ -75,8 +79,11 @@ __all__ = [
     "Webhook",
     "health_routes",
     "init_sentry",
+    "loopback_only",
     "metrics_endpoint",
+    "setup_dashboard",
     "setup_monitoring",
+    "snapshot",
 ]
 
 

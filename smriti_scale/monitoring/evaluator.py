@@ -114,13 +114,16 @@ class SLOEvaluator:
                 samples.setdefault(sample.name, []).append(sample)
         except Exception:  # noqa: BLE001 - whatever a collector raises, the next look may succeed
             _log.exception("the metrics could not be read")
-            samples = {}
+        else:
+            self._take_in(now, samples)
+        self._statuses = tuple(track.status(now, wall) for track in self._tracks)
+
+    def _take_in(self, now: float, samples: Samples) -> None:
         for track in self._tracks:
             try:
                 track.look(now, samples)
             except ConfigurationError as error:
                 track.complain(error)
-        self._statuses = tuple(track.status(now, wall) for track in self._tracks)
 
     def _tell(self) -> None:
         if self.alerts is not None:
@@ -159,6 +162,9 @@ class _Track:
         sli = self._slo.sli
         read = sli.read(samples)
         if read is None:
+            if self._last is None and not isinstance(sli, GaugeBelow):  # what appears from now on began at 0
+                self._last = (0.0,) * self._width
+                self._timeline.add(now, (0.0,) * (self._width + 2))
             return
         if isinstance(sli, GaugeBelow):
             step, figure = read, sli.number(read, self._slo.objective)

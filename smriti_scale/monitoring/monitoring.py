@@ -44,11 +44,15 @@ class Monitoring:
         alerts: who is told when one is missed or a dependency is down; started and closed with this. None: nobody,
             but `alerts.active()` and `scale_alert_active` show it.
         system: where memory and CPU are read.
+        advice: what to do next, for the dashboard: called for each look, it returns mappings or dataclasses with
+            `title` and `text`.
         clock: the source of time.
         sample_interval: seconds between looks at pools, caches, queues, memory and CPU.
 
     Attributes:
         metrics: `Metrics`.
+        advice: as given.
+        ignored: route templates that are not counted: probes, the metrics' own, the dashboard's.
         evaluator: `SLOEvaluator`.
         alerts: `Alerts`.
         command_listener: for the MongoDB client's `event_listeners`.
@@ -66,12 +70,15 @@ class Monitoring:
         slos: Sequence[SLO] = DEFAULT_SLOS,
         alerts: Alerts | None = None,
         system: System | None = None,
+        advice: Callable[[], Sequence[Any]] | None = None,
         clock: Clock = SYSTEM_CLOCK,
         sample_interval: float = 5.0,
     ) -> None:
         if sample_interval <= 0:
             raise ConfigurationError(f"sample_interval is a number of seconds above 0, not {sample_interval!r}")
         self.metrics = metrics if metrics is not None else Metrics()
+        self.advice = advice
+        self.ignored: set[str] = set()
         self.clock = clock
         self.alerts = alerts if alerts is not None else Alerts(clock=clock)
         self.alerts.export_to(self.metrics.registry)
