@@ -30,7 +30,17 @@ from smriti_scale.mongo import (
     ReadYourWritesMiddleware,
     handle_unavailable,
 )
-from smriti_scale.monitoring import Check, health_routes, init_sentry
+from smriti_scale.monitoring import (
+    Check,
+    Degraded,
+    Draining,
+    KeepSlowAndFailed,
+    ServerTiming,
+    health_routes,
+    init_sentry,
+    setup_logging,
+    setup_request_ids,
+)
 from smriti_scale.pagination import CursorPaginator
 from smriti_scale.ratelimit import RateLimiter, client_address, setup_rate_limiting
 from smriti_scale.redis_link import RedisLink
@@ -67,7 +77,11 @@ class Scale:
         self.settings = settings
         self.events = events or Events()
         self.indexes = indexes
-        self._draining = False
+        self._started = False
+        delay = settings.drain_delay if settings.drain_delay is not None else 5.0 if settings.is_production else 0.0
+        self.draining = Draining(delay=delay, file=settings.drain_file)
+        self._timing = ServerTiming(events=self.events) if settings.server_timing else None
+        listeners: list[Any] = [self._timing.command_listener] if self._timing else []
         self.mongo = MongoClients(
             settings.mongodb_uri,
             settings.mongodb_read_uri,
@@ -76,6 +90,8 @@ class Scale:
             max_pool_size=settings.max_pool_size,
             min_pool_size=settings.min_pool_size,
             read_preference=settings.read_preference,
+            comment=settings.mongo_comments,
+            client_options={"event_listeners": listeners} if listeners else None,
             events=self.events,
         )
         self.cache = Cache(
@@ -131,6 +147,7 @@ class Scale:
     def install(self, app: Starlette) -> None:
         """Add middleware, error handlers and health routes. Call it once, after the app's own routes are added."""
         app.state.scale = self
+        self._set_up_logging()
         handle_unavailable(app)
         if self.settings.read_your_writes:
             app.add_middleware(
@@ -150,22 +167,32 @@ class Scale:
                 session_cookies=self.settings.session_cookies,
                 events=self.events,
             )
-        checks = [Check("mongodb", self.mongo.ping)]
+        if self._timing is not None:
+            app.add_middleware(self._timing.middleware)
+        if self.settings.sentry_dsn is not None:
+            app.add_middleware(KeepSlowAndFailed, slow=self.settings.slow_request)
+        setup_request_ids(
+            app, accept=self.settings.accept_request_ids, trust_traceparent=self.settings.trust_traceparent
+        )
+        checks = [Check("mongodb", self._ask_mongo)]
         if self._redis is not None:
             checks.append(Check("redis", self._ping_redis, required=False))
-        app.router.routes.extend(health_routes(checks, draining=lambda: self._draining))
+        for route in health_routes(checks, draining=self.draining, started=lambda: self._started):
+            self.limiter.exempt(route.endpoint)  # a refused probe would take the instance away
+            app.router.routes.append(route)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
         """Open on start, close on stop: give it to the app, or enter it inside the app's own lifespan."""
         self._start_sentry()
-        self._draining = False
         try:
             await self.mongo.warm_up()
             await self._see_to_indexes()
-            yield
+            with self.draining.watching():
+                self._started = True
+                yield
         finally:
-            self._draining = True
+            self._started = False
             await self.cache.aclose()
             await self.limiter.aclose()
             if self._positions is not None:
@@ -187,6 +214,11 @@ class Scale:
         async with self.mongo.consistent(newest):
             yield
 
+    async def _ask_mongo(self) -> Degraded | None:
+        """Reads go on without a primary, so the instance stays of use."""
+        available = await self.mongo.availability(timeout=0.8)
+        return None if available == "writable" else Degraded(available)
+
     async def _ping_redis(self) -> None:
         if self._redis is not None:
             await self._redis.client.ping()
@@ -201,10 +233,18 @@ class Scale:
         if not plan.is_empty:
             _log.warning("the database lacks declared indexes: apply the plan\n%s", plan)
 
+    def _set_up_logging(self) -> None:
+        form = self.settings.log_format
+        if form == "auto":
+            form = "json" if self.settings.is_production and not logging.getLogger().handlers else "off"
+        if form != "off":
+            setup_logging(self.settings.log_level, form=form)
+
     def _start_sentry(self) -> None:
         dsn = self.settings.sentry_dsn
         init_sentry(
             dsn.get_secret_value() if dsn else None,
             environment=self.settings.environment,
+            release=self.settings.release,
             traces_sample_rate=self.settings.traces_sample_rate,
         )
