@@ -49,7 +49,10 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "monitoring": (
         "health_routes",
+        "init_otel",
         "init_sentry",
+        "setup_logging",
+        "setup_request_ids",
     ),
     "pagination": (
         "CursorCodec",
@@ -102,7 +105,7 @@ if TYPE_CHECKING:
         lookup_many,
         lookup_one,
     )
-    from smriti_scale.monitoring import health_routes, init_sentry
+    from smriti_scale.monitoring import health_routes, init_otel, init_sentry, setup_logging, setup_request_ids
     from smriti_scale.pagination import (
         CursorCodec,
         CursorPaginator,
@@ -166,13 +169,16 @@ __all__ = [
     "health_routes",
     "http_cache",
     "idempotent",
+    "init_otel",
     "init_sentry",
     "lookup_many",
     "lookup_one",
     "make_celery",
     "publish",
     "setup_compression",
+    "setup_logging",
     "setup_rate_limiting",
+    "setup_request_ids",
 ]
 
 

@@ -36,6 +36,7 @@ from smriti_scale.monitoring import (
     Draining,
     KeepSlowAndFailed,
     ServerTiming,
+    Telemetry,
     health_routes,
     init_sentry,
     setup_logging,
@@ -64,6 +65,8 @@ class Scale:
         cache: `Cache`, in memory over Redis (memory alone without `redis_url`).
         limiter: `RateLimiter`.
         events: `Events`.
+        draining: `Draining`, true from SIGTERM on.
+        telemetry: `Telemetry`, where `settings.otel_endpoint` says where to; else None.
     """
 
     def __init__(
@@ -80,8 +83,9 @@ class Scale:
         self._started = False
         delay = settings.drain_delay if settings.drain_delay is not None else 5.0 if settings.is_production else 0.0
         self.draining = Draining(delay=delay, file=settings.drain_file)
+        self.telemetry = self._make_telemetry()
         self._timing = ServerTiming(events=self.events) if settings.server_timing else None
-        listeners: list[Any] = [self._timing.command_listener] if self._timing else []
+        listeners = [part.command_listener for part in (self._timing, self.telemetry) if part is not None]
         self.mongo = MongoClients(
             settings.mongodb_uri,
             settings.mongodb_read_uri,
@@ -169,6 +173,8 @@ class Scale:
             )
         if self._timing is not None:
             app.add_middleware(self._timing.middleware)
+        if self.telemetry is not None:
+            app.add_middleware(self.telemetry.middleware)
         if self.settings.sentry_dsn is not None:
             app.add_middleware(KeepSlowAndFailed, slow=self.settings.slow_request)
         setup_request_ids(
@@ -185,6 +191,8 @@ class Scale:
     async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
         """Open on start, close on stop: give it to the app, or enter it inside the app's own lifespan."""
         self._start_sentry()
+        if self.telemetry is not None:
+            self.telemetry.start()
         try:
             await self.mongo.warm_up()
             await self._see_to_indexes()
@@ -200,6 +208,8 @@ class Scale:
             if self._redis is not None:
                 await self._redis.aclose()
             await self.mongo.aclose()
+            if self.telemetry is not None:
+                await self.telemetry.aclose()
 
     def _who(self, scope: Scope) -> str | None:
         return self._identity(Request(scope)) if self._identity and scope["type"] == "http" else None
@@ -239,6 +249,19 @@ class Scale:
             form = "json" if self.settings.is_production and not logging.getLogger().handlers else "off"
         if form != "off":
             setup_logging(self.settings.log_level, form=form)
+
+    def _make_telemetry(self) -> Telemetry | None:
+        endpoint = self.settings.otel_endpoint
+        if endpoint is None:
+            return None
+        return Telemetry(
+            self.settings.namespace,
+            endpoint=endpoint,
+            environment=self.settings.environment,
+            release=self.settings.release,
+            traces_sample_rate=self.settings.traces_sample_rate,
+            events=self.events,
+        )
 
     def _start_sentry(self) -> None:
         dsn = self.settings.sentry_dsn

@@ -71,8 +71,8 @@ class Draining:
             yield
         finally:
             self._begun = True
-            if watch is not None and signal.getsignal(signal.SIGTERM) is watch:
-                signal.signal(signal.SIGTERM, watch.server)
+            if previous is not None and signal.getsignal(signal.SIGTERM) is watch:
+                signal.signal(signal.SIGTERM, previous)
 
     def _server_handler(self) -> Handler | None:
         """What the server does at SIGTERM; None where that cannot be kept back."""
