@@ -48,10 +48,14 @@ _ROOMS: dict[str, tuple[str, ...]] = {
         "lookup_one",
     ),
     "monitoring": (
+        "Metrics",
+        "Monitoring",
+        "MonitoringMiddleware",
         "health_routes",
         "init_otel",
         "init_sentry",
         "setup_logging",
+        "setup_monitoring",
         "setup_request_ids",
     ),
     "pagination": (
@@ -105,7 +109,17 @@ if TYPE_CHECKING:
         lookup_many,
         lookup_one,
     )
-    from smriti_scale.monitoring import health_routes, init_otel, init_sentry, setup_logging, setup_request_ids
+    from smriti_scale.monitoring import (
+        Metrics,
+        Monitoring,
+        MonitoringMiddleware,
+        health_routes,
+        init_otel,
+        init_sentry,
+        setup_logging,
+        setup_monitoring,
+        setup_request_ids,
+    )
     from smriti_scale.pagination import (
         CursorCodec,
         CursorPaginator,
@@ -147,8 +161,11 @@ __all__ = [
     "LocalMongo",
     "LocalRedis",
     "LocalStore",
+    "Metrics",
     "MissingExtraError",
     "MongoClients",
+    "Monitoring",
+    "MonitoringMiddleware",
     "ObjectStore",
     "Page",
     "PageParams",
@@ -177,6 +194,7 @@ __all__ = [
     "publish",
     "setup_compression",
     "setup_logging",
+    "setup_monitoring",
     "setup_rate_limiting",
     "setup_request_ids",
 ]

@@ -10,6 +10,7 @@ scale.install(app)
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -27,6 +28,7 @@ from smriti_scale.mongo import (
     Indexes,
     MongoClients,
     PositionStore,
+    QueryGuard,
     ReadYourWritesMiddleware,
     handle_unavailable,
 )
@@ -35,11 +37,13 @@ from smriti_scale.monitoring import (
     Degraded,
     Draining,
     KeepSlowAndFailed,
+    Monitoring,
     ServerTiming,
     Telemetry,
     health_routes,
     init_sentry,
     setup_logging,
+    setup_monitoring,
     setup_request_ids,
 )
 from smriti_scale.pagination import CursorPaginator
@@ -64,6 +68,7 @@ class Scale:
         mongo: `MongoClients`.
         cache: `Cache`, in memory over Redis (memory alone without `redis_url`).
         limiter: `RateLimiter`.
+        monitoring: `Monitoring`; None when it is off.
         events: `Events`.
         draining: `Draining`, true from SIGTERM on.
         telemetry: `Telemetry`, where `settings.otel_endpoint` says where to; else None.
@@ -83,9 +88,9 @@ class Scale:
         self._started = False
         delay = settings.drain_delay if settings.drain_delay is not None else 5.0 if settings.is_production else 0.0
         self.draining = Draining(delay=delay, file=settings.drain_file)
-        self.telemetry = self._make_telemetry()
+        self.monitoring = self._made_monitoring()
+        self.telemetry = self._made_telemetry()
         self._timing = ServerTiming(events=self.events) if settings.server_timing else None
-        listeners = [part.command_listener for part in (self._timing, self.telemetry) if part is not None]
         self.mongo = MongoClients(
             settings.mongodb_uri,
             settings.mongodb_read_uri,
@@ -95,7 +100,7 @@ class Scale:
             min_pool_size=settings.min_pool_size,
             read_preference=settings.read_preference,
             comment=settings.mongo_comments,
-            client_options={"event_listeners": listeners} if listeners else None,
+            client_options={"event_listeners": self._command_listeners()},
             events=self.events,
         )
         self.cache = Cache(
@@ -107,6 +112,9 @@ class Scale:
             fill=self._reading_after,
             events=self.events,
         )
+        if self.monitoring is not None:
+            self.monitoring.sample("mongodb", self.mongo.status)
+            self.monitoring.sample("cache", self.cache.stats)
         self._identity = identity
         self._positions = (
             PositionStore(settings.redis_url, namespace=settings.namespace, events=self.events)
@@ -163,7 +171,7 @@ class Scale:
                 identity=self._who if self._identity else None,
             )
         setup_rate_limiting(app, self.limiter)
-        setup_compression(app, minimum_size=self.settings.compression_minimum_size)
+        setup_compression(app, minimum_size=self.settings.compression_minimum_size, events=self.events)
         if self.settings.http_cache:  # outside of compression: what it keeps is coded already
             app.add_middleware(
                 HTTPCacheMiddleware,
@@ -186,6 +194,8 @@ class Scale:
         for route in health_routes(checks, draining=self.draining, started=lambda: self._started):
             self.limiter.exempt(route.endpoint)  # a refused probe would take the instance away
             app.router.routes.append(route)
+        if self.monitoring is not None:  # outside of all, so that it sees what they do
+            self._install_monitoring(app, self.monitoring)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
@@ -196,11 +206,15 @@ class Scale:
         try:
             await self.mongo.warm_up()
             await self._see_to_indexes()
+            if self.monitoring is not None:
+                await self.monitoring.start()
             with self.draining.watching():
                 self._started = True
                 yield
         finally:
             self._started = False
+            if self.monitoring is not None:  # first, or its next look would open the clients again
+                await self.monitoring.aclose()
             await self.cache.aclose()
             await self.limiter.aclose()
             if self._positions is not None:
@@ -210,6 +224,32 @@ class Scale:
             await self.mongo.aclose()
             if self.telemetry is not None:
                 await self.telemetry.aclose()
+
+    def _made_monitoring(self) -> Monitoring | None:
+        wanted = self.settings.monitoring
+        if wanted == "off" or (wanted == "auto" and importlib.util.find_spec("prometheus_client") is None):
+            return None
+        return Monitoring(events=self.events)
+
+    def _command_listeners(self) -> list[Any]:
+        parts = (self.monitoring, self.telemetry, self._timing)
+        listeners: list[Any] = [part.command_listener for part in parts if part is not None]
+        if self.monitoring is not None:
+            listeners.append(QueryGuard(slow_ms=self.settings.slow_query_ms, events=self.events))
+        return listeners
+
+    def _install_monitoring(self, app: Starlette, monitoring: Monitoring) -> None:
+        token = self.settings.metrics_token
+        served = token is not None or not self.settings.is_production
+        if not served:
+            _log.warning("SCALE_METRICS_TOKEN is not set: in production the figures are not served without one")
+        setup_monitoring(
+            app,
+            monitoring,
+            metrics_path=self.settings.metrics_path if served else None,
+            metrics_token=token.get_secret_value() if token else None,
+            lifespan=False,
+        )
 
     def _who(self, scope: Scope) -> str | None:
         return self._identity(Request(scope)) if self._identity and scope["type"] == "http" else None
@@ -250,7 +290,7 @@ class Scale:
         if form != "off":
             setup_logging(self.settings.log_level, form=form)
 
-    def _make_telemetry(self) -> Telemetry | None:
+    def _made_telemetry(self) -> Telemetry | None:
         endpoint = self.settings.otel_endpoint
         if endpoint is None:
             return None
@@ -260,6 +300,8 @@ class Scale:
             environment=self.settings.environment,
             release=self.settings.release,
             traces_sample_rate=self.settings.traces_sample_rate,
+            registry=self.monitoring.metrics.registry if self.monitoring is not None else None,
+            untraced=(self.settings.metrics_path,),
             events=self.events,
         )
 

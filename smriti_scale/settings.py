@@ -94,6 +94,14 @@ class ScaleSettings(BaseSettings):
     session_cookies: Strings = ()
     """Names of the cookies that sign people in; empty says that none does (bearer tokens)."""
 
+    monitoring: Literal["auto", "on", "off"] = "auto"
+    """Figures for Prometheus. `auto`: where `smriti_scale[metrics]` is installed."""
+    metrics_path: str = Field("/metrics", pattern=r"^/\S+$")
+    metrics_token: SecretStr | None = Field(None, min_length=16)
+    """What Prometheus must send as a bearer token. In production the figures are served with a token alone."""
+    slow_query_ms: float = Field(100, gt=0)
+    """Milliseconds from which a MongoDB command is reported by its shape."""
+
     sentry_dsn: SecretStr | None = Field(None, validation_alias=_plain("SENTRY_DSN"))
     traces_sample_rate: float = Field(0.1, ge=0, le=1)
     """Share of requests that Sentry and OpenTelemetry trace."""

@@ -28,7 +28,8 @@ from smriti_scale.breaker import CircuitBreaker
 from smriti_scale.cache.keys import EVERYTHING
 from smriti_scale.cache.stores.cluster import ClusterPipe
 from smriti_scale.cache.stores.pipe import Arg, Pipe, Transport
-from smriti_scale.events import Events
+from smriti_scale.clock import SYSTEM_CLOCK
+from smriti_scale.events import Events, GuardedCall
 from smriti_scale.redis_link import REDIS_ERRORS, REDIS_FAILURES, RedisLink, RedisScript
 
 _PING_TIMEOUT = 2.0
@@ -85,7 +86,7 @@ class RedisStore:
         timeout: deadline of every operation, in seconds.
         lease: seconds that a lease lasts unless renewed.
         causal_window: seconds that an invalidation's causal position is kept.
-        events: where changes of the circuit breaker are told.
+        events: where changes of the circuit breaker, and how long each call took, are told.
         name: of the cache, for the circuit breaker.
     """
 
@@ -113,6 +114,8 @@ class RedisStore:
         self.breaker = CircuitBreaker(
             f"cache {name}", failures=REDIS_FAILURES, timeout=timeout, reset_after=0.2, reset_max=2.0, events=events
         )
+        self._events = events
+        self._now = SYSTEM_CLOCK.monotonic
         self.on_trouble: Callable[[], None] = lambda: None
         self._everything = self._key("t", EVERYTHING)
 
@@ -132,10 +135,14 @@ class RedisStore:
         names += [self._key("t", tag) for tag in tags]
         if not self.up:
             raise RedisUnavailable
+        began = self._now() if self._events else None
         try:
             found = await self._transport.mget(names)
         except REDIS_ERRORS as error:
+            self._tell(began, error)
             raise self._trouble(error) from None
+        if began is not None:
+            self._tell(began)
         count = len(keys)
         versions = {EVERYTHING: found[count]}
         if tags:
@@ -250,12 +257,22 @@ class RedisStore:
     async def _send(self, *args: Arg, trial: bool = False) -> Any:
         if not (trial or self.up):
             raise RedisUnavailable
+        began = self._now() if self._events else None
         try:
-            return await self._transport.send(*args)
+            answer = await self._transport.send(*args)
         except NoScriptError:
             raise
         except REDIS_ERRORS as error:
+            self._tell(began, error)
             raise self._trouble(error) from None
+        if began is not None:
+            self._tell(began)
+        return answer
+
+    def _tell(self, began: float | None, error: Exception | None = None) -> None:
+        if began is not None and self._events:
+            kind = "" if error is None else type(error).__name__
+            self._events.emit(GuardedCall(self.breaker.name, self._now() - began, kind))
 
     def _trouble(self, error: Exception) -> RedisUnavailable:
         if isinstance(error, REDIS_FAILURES):
