@@ -6,8 +6,8 @@ The id is `context.request_id`: `setup_logging` writes it into every line, `task
 
 from __future__ import annotations
 
+import random
 import re
-import secrets
 from typing import Any
 
 from starlette.applications import Starlette
@@ -54,7 +54,7 @@ class RequestIdMiddleware:
                 given = given or value
             elif name == b"traceparent" and self._trust and _TRACEPARENT.fullmatch(value):
                 trace = value.decode()
-        request_id = given.decode() if given and _PLAIN.fullmatch(given) else secrets.token_hex(16)
+        request_id = given.decode() if given and _PLAIN.fullmatch(given) else f"{random.getrandbits(128):032x}"
         header = (_HEADER, request_id.encode())
         scope[_SCOPE_KEY] = request_id
         # Never reset: the server logs a crash after this has returned, in the same task, which then ends.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import sentry_sdk
 from httpx import ASGITransport, AsyncClient
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -14,6 +15,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from smriti_scale import Scale, ScaleSettings, context
+from tests.monitoring.otlp import metrics, spans, values
+from tests.monitoring.sinks import sink
 
 
 async def asked(request: Request) -> Response:
@@ -30,7 +33,10 @@ def scale_of(mongo_uri: str, redis_url: str, mongo_database_name: str) -> Callab
     def make(**settings: Any) -> tuple[Scale, Starlette]:
         given = {"mongodb_uri": mongo_uri, "redis_url": redis_url, "namespace": mongo_database_name, **settings}
         scale = Scale(ScaleSettings(environment="test", database_name=mongo_database_name, min_pool_size=0, **given))
-        app = Starlette(routes=[Route("/asked", asked), Route("/broken", broken)], lifespan=scale.lifespan)
+        app = Starlette(
+            routes=[Route("/asked", asked), Route("/users/{user_id}", asked), Route("/broken", broken)],
+            lifespan=scale.lifespan,
+        )
         scale.install(app)
         return scale, app
 
@@ -53,6 +59,33 @@ async def test_requests_are_named_and_probes_are_not_limited(scale_of: Any) -> N
             refused = await client.get("/asked")
             assert (refused.status_code, len(refused.headers["x-request-id"])) == (429, 32)
         assert (await client.get("/readyz")).json()["status"] == "draining"
+
+
+async def test_errors_and_traces_of_an_installed_app_go_where_the_settings_say(scale_of: Any) -> None:
+    with sink() as sentry, sink() as otlp:
+        scale, app = scale_of(sentry_dsn=sentry.dsn, otel_endpoint=otlp.url, traces_sample_rate=1.0, release="7")
+        transport = ASGITransport(app, raise_app_exceptions=False)
+        try:
+            async with AsyncClient(transport=transport, base_url="http://test") as client, scale.lifespan(app):
+                await client.get("/users/ada@example.com")
+                await client.get("/nowhere/ada@example.com")
+                await client.get("/broken")
+            sentry_sdk.flush(timeout=20)
+        finally:
+            sentry_sdk.get_client().close(timeout=0)
+            sentry_sdk.get_global_scope().set_client(None)
+        sent = [one["transaction"] for one in sentry.envelope_items("transaction")]
+        assert sorted(sent) == ["(unmatched)", "/broken", "/users/{user_id}"]
+        assert [one["transaction"] for one in sentry.envelope_items("event")] == ["/broken"]
+        assert {span.name for span in spans(otlp)} >= {"GET /users/{user_id}", "GET", "GET /broken", "find posts"}
+        assert {span.resource["service.version"] for span in spans(otlp)} == {"7"}
+        counted = metrics(otlp)[-1]["scale_http_requests_total"].sum.data_points
+        assert {values(point.attributes)["route"]: point.as_double for point in counted} == {
+            "/users/{user_id}": 1.0,
+            "(unmatched)": 1.0,
+            "/broken": 1.0,
+        }
+        assert "ada@" not in sentry.text() + otlp.text()
 
 
 @pytest.mark.long
