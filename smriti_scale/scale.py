@@ -180,9 +180,9 @@ class Scale:
                 events=self.events,
             )
         if self._timing is not None:
-            app.add_middleware(self._timing.middleware)
+            self._timing.install(app)
         if self.telemetry is not None:
-            app.add_middleware(self.telemetry.middleware)
+            self.telemetry.install(app)
         if self.settings.sentry_dsn is not None:
             app.add_middleware(KeepSlowAndFailed, slow=self.settings.slow_request)
         setup_request_ids(

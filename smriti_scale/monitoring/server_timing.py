@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from pymongo import monitoring
+from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from smriti_scale.clock import SYSTEM_CLOCK, Clock
@@ -37,7 +38,7 @@ class ServerTiming:
     ```python
     timing = ServerTiming(events=events)
     mongo = MongoClients(uri, database="shop", client_options={"event_listeners": [timing.command_listener]})
-    app.add_middleware(timing.middleware)
+    timing.install(app)
     # Server-Timing: app;dur=12.4, db;dur=7.1;desc="3 commands", cache;dur=0.9;desc="2 hits, 1 miss"
     ```
 
@@ -50,34 +51,14 @@ class ServerTiming:
     """
 
     def __init__(self, *, events: Events | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._spent: ContextVar[_Spent | None] = ContextVar("smriti_scale.server_timing", default=None)
-        self._clock = clock
-        self.command_listener: monitoring.CommandListener = _Commands(self._spent)
+        self.spent: ContextVar[_Spent | None] = ContextVar("smriti_scale.server_timing", default=None)
+        self.clock = clock
+        self.command_listener: monitoring.CommandListener = _Commands(self.spent)
         self._stop: Callable[[], None] | None = events.subscribe(self._heard) if events is not None else None
 
-    def middleware(self, app: ASGIApp) -> ASGIApp:
-        """For `app.add_middleware(timing.middleware)`."""
-
-        async def timed(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != "http":
-                await app(scope, receive, send)
-                return
-            spent = _Spent()
-            token = self._spent.set(spent)
-            started = self._clock.monotonic()
-
-            async def telling(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    line = _line(self._clock.monotonic() - started, spent)
-                    message["headers"] = [*(message.get("headers") or ()), (b"server-timing", line.encode())]
-                await send(message)
-
-            try:
-                await app(scope, receive, telling)
-            finally:
-                self._spent.reset(token)
-
-        return timed
+    def install(self, app: Starlette) -> None:
+        """Let the app's answers tell; what is added later is not timed."""
+        app.add_middleware(ServerTimingMiddleware, timing=self)
 
     def close(self) -> None:
         """Stop listening to events."""
@@ -85,7 +66,7 @@ class ServerTiming:
             self._stop()
 
     def _heard(self, event: Event) -> None:
-        spent = self._spent.get()
+        spent = self.spent.get()
         if spent is None:
             return
         if isinstance(event, CacheLoaded):
@@ -95,6 +76,40 @@ class ServerTiming:
             spent.hits += 1
         elif isinstance(event, CacheMiss):
             spent.misses += 1
+
+
+class ServerTimingMiddleware:
+    """Times each request and tells it in the answer.
+
+    Args:
+        app: the app.
+        timing: whose times.
+    """
+
+    def __init__(self, app: ASGIApp, *, timing: ServerTiming) -> None:
+        self.app = app
+        self._spent = timing.spent
+        self._now = timing.clock.monotonic
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        spent = _Spent()
+        token = self._spent.set(spent)
+        started = self._now()
+
+        async def telling(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                line = _line(self._now() - started, spent)
+                message["headers"] = [*(message.get("headers") or ()), (b"server-timing", line.encode())]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, telling)
+        finally:
+            self._spent.reset(token)
 
 
 class _Commands(monitoring.CommandListener):

@@ -99,12 +99,12 @@ async def _measure(stack: str, dsn: str, otlp: str) -> None:
         return {"id": user_id}
 
     if "Server-Timing" in stack:
-        app.add_middleware(ServerTiming().middleware)
+        ServerTiming().install(app)
     if "kept" in stack:
         app.add_middleware(KeepSlowAndFailed)
     if stack.startswith("OpenTelemetry"):
         telemetry = init_otel("bench", endpoint=otlp, traces_sample_rate=float(stack[-3:]))
-        app.add_middleware(telemetry.middleware)
+        telemetry.install(app)
     if "request ids" in stack:
         setup_request_ids(app)
     scope = {

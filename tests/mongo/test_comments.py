@@ -25,7 +25,8 @@ async def mongo(request: Any, mongo_uri: str, mongo_database_name: str) -> Async
 @pytest.fixture
 async def profiled(mongo: MongoClients, mongo_uri: str) -> AsyncIterator[Any]:
     """The profiler's records, as `(operation, comment)`."""
-    async with AsyncMongoClient(mongo_uri) as admin:
+    admin: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(mongo_uri)
+    async with admin:
         database = admin[mongo.database]
         await database.command("profile", 2)
 
@@ -88,10 +89,9 @@ async def test_a_comment_of_the_caller_s_own_stays(mongo: MongoClients, profiled
 
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
 async def test_without_the_option_nothing_is_added(driver: Drivers, mongo_uri: str, mongo_database_name: str) -> None:
-    async with (
-        MongoClients(mongo_uri, database=mongo_database_name, driver=driver, read_preference="primary") as clients,
-        AsyncMongoClient(mongo_uri) as admin,
-    ):
+    admin: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(mongo_uri)
+    clients = MongoClients(mongo_uri, database=mongo_database_name, driver=driver, read_preference="primary")
+    async with clients, admin:
         database = admin[mongo_database_name]
         await database.command("profile", 2)
         with context.restored({"request_id": "order-4711"}):

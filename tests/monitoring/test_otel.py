@@ -45,7 +45,7 @@ def asking(app: Any) -> AsyncClient:
 
 def app_with(telemetry: Telemetry, *routes: Any, trust: bool = False) -> Starlette:
     app = Starlette(routes=list(routes))
-    app.add_middleware(telemetry.middleware)
+    telemetry.install(app)
     setup_request_ids(app, trust_traceparent=trust)
     return app
 

@@ -64,7 +64,7 @@ async def test_a_plain_id_is_taken_over_and_others_are_made_anew() -> None:
         assert given.text.split()[0] == "order-4711_a"
         seen = set()
         for bad in (None, "short", "a" * 65, 'x"; drop table', "a b c d e f g", "naïve-naïve", "line\tbreak-1234"):
-            headers = {} if bad is None else {"X-Request-ID": bad.encode("latin-1")}
+            headers = {} if bad is None else {b"X-Request-ID": bad.encode("latin-1")}
             answer = await client.get("/told", headers=headers)
             made = answer.headers["x-request-id"]
             assert len(made) == 32

@@ -18,7 +18,7 @@ from pymongo import AsyncMongoClient
 from starlette.requests import Request
 
 from smriti_scale.errors import ConfigurationError
-from smriti_scale.monitoring import KeepSlowAndFailed, init_sentry
+from smriti_scale.monitoring import KeepSlowAndFailed, ServerTiming, Telemetry, init_sentry, setup_request_ids
 from smriti_scale.monitoring.sentry import release_from
 from smriti_scale.testing import ManualClock
 from tests.monitoring.sinks import Sink, sink
@@ -210,6 +210,19 @@ async def test_a_request_that_was_chosen_is_sent_once(sentry: Sink) -> None:
     everything_in(sentry)
     (transaction,) = sentry.envelope_items("transaction")
     assert [span["op"] for span in transaction["spans"]] == ["work"]
+
+
+async def test_whatever_is_installed_works_beside_sentry_s_own_patches(sentry: Sink) -> None:
+    init_sentry(sentry.dsn, environment="test", release="1", traces_sample_rate=1.0)
+    app = FastAPI()
+    ServerTiming().install(app)
+    app.add_middleware(KeepSlowAndFailed)
+    telemetry = Telemetry("shop", endpoint=sentry.url)
+    telemetry.install(app)
+    setup_request_ids(app)
+    async with asking(app) as client:
+        answer = await client.get("/")
+    assert {"server-timing", "x-request-id"} <= set(answer.headers)
 
 
 def test_the_release_comes_from_the_environment_and_git_is_never_run() -> None:

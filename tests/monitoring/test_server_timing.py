@@ -43,7 +43,7 @@ async def test_each_answer_tells_its_own_time_commands_and_cache(
         return PlainTextResponse("ok")
 
     app = Starlette(routes=[Route("/", asked)])
-    app.add_middleware(timing.middleware)
+    timing.install(app)
     async with mongo, AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
         answers = await asyncio.gather(*(client.get(f"/?n={count}") for count in (0, 1, 5)))
         assert [_commands(answer.headers["server-timing"]) for answer in answers] == [1, 2, 6]

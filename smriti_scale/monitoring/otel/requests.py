@@ -24,7 +24,7 @@ class RequestSpans:
     those of OpenTelemetry's semantic conventions for HTTP.
     """
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+    def __init__(self, app: ASGIApp, *, telemetry: Telemetry) -> None:
         self.app = app
         self._telemetry = telemetry
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
-from starlette.types import ASGIApp
+from starlette.applications import Starlette
 
 from smriti_scale.errors import ConfigurationError, MissingExtraError
 from smriti_scale.events import CacheLoaded, Event, Events
@@ -152,11 +152,11 @@ class Telemetry:
             )
             self._push.start()
 
-    def middleware(self, app: ASGIApp) -> ASGIApp:
-        """For `app.add_middleware(telemetry.middleware)`: a span for each request."""
+    def install(self, app: Starlette) -> None:
+        """A span for each request of the app; middleware that is added later is not part of it."""
         from smriti_scale.monitoring.otel.requests import RequestSpans
 
-        return RequestSpans(app, self)
+        app.add_middleware(RequestSpans, telemetry=self)
 
     def trace_tasks(self) -> Callable[[], None]:
         """Give each Celery task a span of its own, in the trace of whoever published it.
