@@ -143,11 +143,12 @@ def _draining(base: Any, delay: float, file: Path | None) -> Any:
     """granian's server, which keeps the first SIGTERM back while the workers tell load balancers that they leave."""
     if file is None:
         return base
+    told: Path = file
 
     class DrainingServer(base):  # type: ignore[misc] # chosen at run time
         def signal_handler_interrupt(self, *args: Any, **kwargs: Any) -> None:
-            if args and args[0] == signal.SIGTERM and not file.exists():
-                file.touch()
+            if args and args[0] == signal.SIGTERM and not told.exists():
+                told.touch()
                 timer = threading.Timer(delay, super().signal_handler_interrupt)
                 timer.daemon = True
                 timer.start()

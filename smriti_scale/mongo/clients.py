@@ -241,11 +241,12 @@ class MongoClients:
         """
         opened = self._here()
         with pymongo.timeout(timeout):
-            writing, reading = await asyncio.gather(
+            answers: list[Any] = await asyncio.gather(
                 opened.write.command("ping"),
                 opened.read.command("ping", read_preference=opened.reading.read_preference),
                 return_exceptions=True,
             )
+        writing, reading = answers
         if isinstance(reading, BaseException):
             raise reading
         if isinstance(writing, DatabaseUnavailable):

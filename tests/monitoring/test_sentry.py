@@ -125,8 +125,9 @@ async def test_no_secret_reaches_sentry_by_any_way(
         sentry_sdk.set_user({"id": "42", "email": "bob@example.com", "ip_address": "10.1.2.3", "username": "bob"})
         sentry_sdk.set_extra("form", {"nested": [{"password": "hunter2"}]})
         sentry_sdk.set_context("billing", {"api_key": "tok_1234567890"})
-        async with AsyncMongoClient(mongo_uri) as client:
-            await client[mongo_database_name].users.find_one({"email": "bob@example.com", "password": "hunter2"})
+        mongo: AsyncMongoClient[dict[str, Any]] = AsyncMongoClient(mongo_uri)
+        async with mongo:
+            await mongo[mongo_database_name].users.find_one({"email": "bob@example.com", "password": "hunter2"})
         async with redis.asyncio.from_url(redis_url) as link:
             await link.get("session:tok_1234567890:hunter2")
         with sentry_sdk.start_span(op="http.client", name="GET https://api.test/v1?key=querysecret77") as span:
