@@ -33,6 +33,9 @@ from smriti_scale.mongo import (
     handle_unavailable,
 )
 from smriti_scale.monitoring import (
+    DEFAULT_SLOS,
+    SLO,
+    Alerts,
     Check,
     Degraded,
     Draining,
@@ -42,12 +45,14 @@ from smriti_scale.monitoring import (
     Telemetry,
     health_routes,
     init_sentry,
+    loopback_only,
+    setup_dashboard,
     setup_logging,
     setup_monitoring,
     setup_request_ids,
 )
 from smriti_scale.pagination import CursorPaginator
-from smriti_scale.ratelimit import RateLimiter, client_address, setup_rate_limiting
+from smriti_scale.ratelimit import LeasePolicy, RateLimiter, client_address, setup_rate_limiting
 from smriti_scale.redis_link import RedisLink
 from smriti_scale.settings import ScaleSettings
 
@@ -63,6 +68,8 @@ class Scale:
         identity: the verified user of a request, or None. Limits count by it where it is known, and by client
             address where it is not. It must come from something verified, never from a token's unchecked claims.
         events: where primitives report; a new one by default.
+        slos: the objectives that monitoring judges.
+        alerts: who is told when one is missed or a server is down; None: nobody.
 
     Attributes:
         mongo: `MongoClients`.
@@ -81,6 +88,8 @@ class Scale:
         indexes: Indexes | None = None,
         identity: Callable[[Request], str | None] | None = None,
         events: Events | None = None,
+        slos: Sequence[SLO] = DEFAULT_SLOS,
+        alerts: Alerts | None = None,
     ) -> None:
         self.settings = settings
         self.events = events or Events()
@@ -88,7 +97,7 @@ class Scale:
         self._started = False
         delay = settings.drain_delay if settings.drain_delay is not None else 5.0 if settings.is_production else 0.0
         self.draining = Draining(delay=delay, file=settings.drain_file)
-        self.monitoring = self._made_monitoring()
+        self.monitoring = self._made_monitoring(slos, alerts)
         self.telemetry = self._made_telemetry()
         self._timing = ServerTiming(events=self.events) if settings.server_timing else None
         self.mongo = MongoClients(
@@ -116,9 +125,11 @@ class Scale:
             self.monitoring.sample("mongodb", self.mongo.status)
             self.monitoring.sample("cache", self.cache.stats)
         self._identity = identity
+        # Limits, positions and readiness ask little and often: they share one connection.
+        self._redis = RedisLink(settings.redis_url) if settings.redis_url else None
         self._positions = (
-            PositionStore(settings.redis_url, namespace=settings.namespace, events=self.events)
-            if settings.redis_url and settings.read_your_writes
+            PositionStore(self._redis, namespace=settings.namespace, events=self.events)
+            if self._redis is not None and settings.read_your_writes
             else None
         )
         address = client_address(trusted_proxies=settings.trusted_proxies)
@@ -128,7 +139,6 @@ class Scale:
             return f"user:{user}" if user else f"address:{address(request)}"
 
         self.client_address = address
-        self._redis = RedisLink(settings.redis_url) if settings.redis_url else None
         self.limiter = RateLimiter(
             key_func=who,
             redis=self._redis,
@@ -137,6 +147,7 @@ class Scale:
             headers_enabled=True,
             redis_timeout=settings.rate_limit_timeout,
             instances=settings.instances,
+            leases=LeasePolicy(size=settings.rate_limit_lease) if settings.rate_limit_lease else None,
             key_prefix=f"{settings.namespace}:limit",
             events=self.events,
         )
@@ -225,11 +236,11 @@ class Scale:
             if self.telemetry is not None:
                 await self.telemetry.aclose()
 
-    def _made_monitoring(self) -> Monitoring | None:
+    def _made_monitoring(self, slos: Sequence[SLO], alerts: Alerts | None) -> Monitoring | None:
         wanted = self.settings.monitoring
         if wanted == "off" or (wanted == "auto" and importlib.util.find_spec("prometheus_client") is None):
             return None
-        return Monitoring(events=self.events)
+        return Monitoring(events=self.events, slos=slos, alerts=alerts)
 
     def _command_listeners(self) -> list[Any]:
         parts = (self.monitoring, self.telemetry, self._timing)
@@ -249,6 +260,22 @@ class Scale:
             metrics_path=self.settings.metrics_path if served else None,
             metrics_token=token.get_secret_value() if token else None,
             lifespan=False,
+        )
+        self._install_dashboard(app, monitoring)
+
+    def _install_dashboard(self, app: Starlette, monitoring: Monitoring) -> None:
+        token, development = self.settings.dashboard_token, self.settings.environment == "development"
+        if token is None and not development:
+            return
+        setup_dashboard(
+            app,
+            monitoring,
+            path=self.settings.dashboard_path,
+            token=token.get_secret_value() if token else None,
+            allow=None if token else loopback_only,
+            title=self.settings.namespace,
+            cookie_secure=False if development else None,
+            stopping=self.draining,
         )
 
     def _who(self, scope: Scope) -> str | None:
@@ -271,7 +298,7 @@ class Scale:
 
     async def _ping_redis(self) -> None:
         if self._redis is not None:
-            await self._redis.client.ping()
+            await self._redis.pipe.send("PING")
 
     async def _see_to_indexes(self) -> None:
         if self.indexes is None or self.settings.indexes == "off":

@@ -18,6 +18,7 @@ import typer
 from smriti_scale.errors import ConfigurationError, MissingExtraError
 
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_FIGURES = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class HTTP(StrEnum):
@@ -122,7 +123,8 @@ def command(
             process_name=None,
         )
         try:
-            server.serve()
+            with _figures_of_all(workers or available_cpus()):
+                server.serve()
         except FatalError as error:
             raise ConfigurationError(f"the server did not start: {error}") from error
 
@@ -156,6 +158,20 @@ def _draining(base: Any, delay: float, file: Path | None) -> Any:
                 super().signal_handler_interrupt(*args, **kwargs)
 
     return DrainingServer
+
+
+@contextlib.contextmanager
+def _figures_of_all(workers: int) -> Iterator[None]:
+    """Where several workers put their figures, so that `/metrics` of any of them tells of all."""
+    if workers == 1 or _FIGURES in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="smriti-scale-metrics-") as folder:
+        os.environ[_FIGURES] = folder
+        try:
+            yield
+        finally:
+            del os.environ[_FIGURES]
 
 
 def available_cpus() -> int:

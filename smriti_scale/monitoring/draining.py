@@ -30,7 +30,8 @@ class Draining:
     It keeps SIGTERM back from servers that take it by `signal.signal`: uvicorn, also under gunicorn and with
     `--workers`. `smriti-scale serve --drain-delay` does the same for all of its workers by way of `file`. Other servers
     get their signal at once: there let the platform wait before it (a `preStop` hook that creates `file` and sleeps).
-    A second SIGTERM, and Ctrl-C, are never kept back.
+    A second SIGTERM, and Ctrl-C, are never kept back, but end readiness
+    too: whatever streams on and on can look at this object and stop, so that the server need not wait for it.
 
     Args:
         delay: seconds from SIGTERM until the server gets it. Take two or three of the load balancer's probes, and
@@ -60,53 +61,54 @@ class Draining:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Inside the block, SIGTERM is kept back for `delay` seconds; at its end readiness is over in any case."""
+        """Inside the block, SIGTERM and Ctrl-C end readiness at once; SIGTERM reaches the server `delay` seconds later.
+
+        At the block's end readiness is over in any case.
+        """
         self._begun = False
-        previous = self._server_handler()
-        watch: _Watch | None = None
-        if previous is not None:
-            watch = _Watch(self, previous, asyncio.get_running_loop())
-            signal.signal(signal.SIGTERM, watch)
+        watches = dict(self._watches())
+        for number, watch in watches.items():
+            signal.signal(number, watch)
         try:
             yield
         finally:
             self._begun = True
-            if previous is not None and signal.getsignal(signal.SIGTERM) is watch:
-                signal.signal(signal.SIGTERM, previous)
+            for number, watch in watches.items():
+                if signal.getsignal(number) is watch:
+                    signal.signal(number, watch.server)
 
-    def _server_handler(self) -> Handler | None:
-        """What the server does at SIGTERM; None where that cannot be kept back."""
-        if self.delay == 0 or threading.current_thread() is not threading.main_thread():
-            return None
-        found = signal.getsignal(signal.SIGTERM)
+    def _watches(self) -> Iterator[tuple[signal.Signals, _Watch]]:
+        if threading.current_thread() is not threading.main_thread():
+            return
         loop = asyncio.get_running_loop()
-        # A handler of the event loop is no Python function that one could call later: asyncio's own is a placeholder.
-        if (
-            not callable(found)
-            or getattr(found, "__self__", None) is loop
-            or getattr(found, "__module__", "") == "asyncio.unix_events"
-        ):
-            return None
-        return found
+        for number, delay in ((signal.SIGTERM, self.delay), (signal.SIGINT, 0.0)):
+            found = signal.getsignal(number)
+            # A handler of the event loop is no Python function that one could call: asyncio's own is a placeholder.
+            ours = callable(found) and getattr(found, "__self__", None) is not loop
+            if ours and getattr(found, "__module__", "") not in ("asyncio.unix_events", "asyncio.runners", "_signal"):
+                server: Any = found
+                yield number, _Watch(self, server, loop, delay)
 
 
 class _Watch:
-    """A signal handler: the first signal waits, the second does not."""
+    """A signal handler: the first signal may wait, the second does not."""
 
-    def __init__(self, draining: Draining, server: Handler, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, draining: Draining, server: Handler, loop: asyncio.AbstractEventLoop, delay: float) -> None:
         self.server = server
         self._draining = draining
         self._loop = loop
-        self._kept = False
+        self._delay = delay
+        self._heard = False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self._kept:
+        first, self._heard = not self._heard, True
+        if first:
+            # Not here: what the signal has interrupted may hold a lock that logging needs.
+            self._loop.call_soon_threadsafe(self._begin, number)
+        if not first or self._delay == 0:
             self.server(number, frame)
-            return
-        self._kept = True
-        # No logging in here: the signal may have interrupted it, with its lock held.
-        self._loop.call_soon_threadsafe(self._begin, number)
 
     def _begin(self, number: int) -> None:
         self._draining.begin()
-        self._loop.call_later(self._draining.delay, self.server, number, None)
+        if self._delay > 0:
+            self._loop.call_later(self._delay, self.server, number, None)

@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 from smriti_scale import context
-from tests.monitoring.sinks import sink
+from tests.monitoring.wire_sink import sink
 
 REQUESTS = 500
 ROUNDS = 5

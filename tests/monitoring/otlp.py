@@ -9,7 +9,7 @@ from typing import Any
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.monitoring.sinks import Sink
+from tests.monitoring.wire_sink import Sink
 
 
 @dataclass(frozen=True)

@@ -195,6 +195,23 @@ app = Starlette(lifespan=lifespan, routes=health_routes(draining=draining))
 """
 
 
+STREAM = """
+import asyncio
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+
+async def stream(request):
+    async def lines():
+        while not draining():
+            yield "on\\n"
+            await asyncio.sleep(0.02)
+        yield "over\\n"
+    return StreamingResponse(lines())
+
+app.router.routes.append(Route("/stream", stream))
+"""
+
+
 def _wait_until_draining(client: httpx.Client) -> None:
     deadline = time.monotonic() + 60
     while (status := client.get("/readyz").status_code) != 503:
@@ -211,6 +228,19 @@ def test_uvicorn_serves_on_while_it_drains_and_then_stops(options: tuple[str, ..
             assert client.get("/readyz").status_code == 200
             server.process.send_signal(signal.SIGTERM)
             _wait_until_draining(client)
+        output, _ = server.process.communicate(timeout=60)
+    assert "lifespan is over" in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_without_a_delay_the_server_stops_at_once_and_streams_are_told(number: signal.Signals, tmp_path: Path) -> None:
+    streaming = APP + STREAM
+    with served_by_uvicorn(streaming, tmp_path) as server:
+        with httpx.stream("GET", f"{server.url}/stream", timeout=60) as answer:
+            lines = answer.iter_lines()
+            assert next(lines) == "on"
+            server.process.send_signal(number)
+            assert list(lines)[-1] == "over"
         output, _ = server.process.communicate(timeout=60)
     assert "lifespan is over" in output
 

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from smriti_scale import Scale, ScaleSettings, context
 from tests.monitoring.otlp import metrics, spans, values
-from tests.monitoring.sinks import sink
+from tests.monitoring.wire_sink import sink
 
 
 async def asked(request: Request) -> Response:

@@ -26,7 +26,7 @@ from smriti_scale.mongo import MongoClients
 from smriti_scale.monitoring import Telemetry, init_otel, setup_request_ids
 from smriti_scale.monitoring.otel.push import MetricsPush
 from tests.monitoring.otlp import ArrivedSpan, metrics, spans
-from tests.monitoring.sinks import Sink, sink
+from tests.monitoring.wire_sink import Sink, sink
 from tests.tasks.conftest import await_ready, start_worker
 
 SERVER, CLIENT, CONSUMER = 2, 3, 5

@@ -21,7 +21,7 @@ from smriti_scale.errors import ConfigurationError
 from smriti_scale.monitoring import KeepSlowAndFailed, ServerTiming, Telemetry, init_sentry, setup_request_ids
 from smriti_scale.monitoring.sentry import release_from
 from smriti_scale.testing import ManualClock
-from tests.monitoring.sinks import Sink, sink
+from tests.monitoring.wire_sink import Sink, sink
 
 SECRETS = (
     "hunter2",
