@@ -54,9 +54,12 @@ _ROOMS: dict[str, tuple[str, ...]] = {
         "Monitoring",
         "MonitoringMiddleware",
         "health_routes",
+        "init_otel",
         "init_sentry",
         "setup_dashboard",
+        "setup_logging",
         "setup_monitoring",
+        "setup_request_ids",
     ),
     "pagination": (
         "CursorCodec",
@@ -116,9 +119,12 @@ if TYPE_CHECKING:
         Monitoring,
         MonitoringMiddleware,
         health_routes,
+        init_otel,
         init_sentry,
         setup_dashboard,
+        setup_logging,
         setup_monitoring,
+        setup_request_ids,
     )
     from smriti_scale.pagination import (
         CursorCodec,
@@ -188,6 +194,7 @@ __all__ = [
     "health_routes",
     "http_cache",
     "idempotent",
+    "init_otel",
     "init_sentry",
     "lookup_many",
     "lookup_one",
@@ -195,8 +202,10 @@ __all__ = [
     "publish",
     "setup_compression",
     "setup_dashboard",
+    "setup_logging",
     "setup_monitoring",
     "setup_rate_limiting",
+    "setup_request_ids",
 ]
 
 
