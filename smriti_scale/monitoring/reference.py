@@ -36,7 +36,7 @@ def reference_page(metrics: Metrics) -> str:
 
 def _entry(described: Described) -> str:
     labels = "{" + ", ".join(described.labels) + "}" if described.labels else ""
-    kind = described.kind
+    kind: str = described.kind
     if described.joined is not None:
         kind += f"; of several processes {_JOINED[described.joined]}"
     lines = [f"\n### `{described.name}`\n", f"`{described.name}{labels}` · {kind}\n", described.text]
