@@ -50,8 +50,8 @@ class Email:
         tls: ssl.SSLContext | None = None,
         timeout: float = 10.0,
     ) -> None:
-        self._domain = parseaddr(sender)[1].rpartition("@")[2]
-        if not self._domain or not recipients or isinstance(recipients, str):
+        user, _, self._domain = parseaddr(sender)[1].rpartition("@")
+        if not user or not self._domain or not recipients or isinstance(recipients, str):
             raise ConfigurationError("e-mail needs a sender with an address, and a list of recipients")
         if security == "none" and password is not None:
             raise ConfigurationError("a password is not sent without encryption: security='starttls' or 'tls'")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
@@ -79,6 +80,7 @@ class SLOEvaluator:
         self.interval = interval
         self.alerts = alerts
         self._metrics = metrics
+        self._lock = threading.Lock()
         self._clock = clock
         self._tracks = tuple(_Track(slo) for slo in slos)
         self._names = frozenset().union(*(slo.sli.samples for slo in slos))
@@ -101,6 +103,10 @@ class SLOEvaluator:
             await self._clock.sleep(self.interval)
 
     def _look(self) -> None:
+        with self._lock:  # `run` looks in a thread, and somebody may call `tick` meanwhile
+            self._look_alone()
+
+    def _look_alone(self) -> None:
         now, wall = self._clock.monotonic(), self._clock.time()
         samples: dict[str, list[Sample]] = {}
         try:

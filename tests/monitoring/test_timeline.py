@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given, settings, strategies as st
 
 from smriti_scale.monitoring.timeline import TIERS, Timeline
@@ -38,7 +40,7 @@ def test_a_window_holds_what_was_added_in_it_give_or_take_its_edge(
     # The edge lies between two kept entries; what was added between them counts in part.
     edge = now - window
     step = next(step for step, kept in TIERS if edge >= entries[-1][0] - kept)
-    gap = max((after[0] - before[0] for before, after in zip(entries, entries[1:], strict=False)), default=0.0)
+    gap = max((after[0] - before[0] for before, after in pairwise(entries)), default=0.0)
     slack = step + gap
     found = timeline.increase(now, window)[0]
     assert reference(entries, now, window - slack) - 1e-6 <= found <= reference(entries, now, window + slack) + 1e-6
