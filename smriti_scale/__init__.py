@@ -48,8 +48,13 @@ _ROOMS: dict[str, tuple[str, ...]] = {
         "lookup_one",
     ),
     "monitoring": (
+        "Metrics",
+        "Monitoring",
+        "MonitoringMiddleware",
         "health_routes",
         "init_sentry",
+        "setup_dashboard",
+        "setup_monitoring",
     ),
     "pagination": (
         "CursorCodec",
@@ -102,7 +107,15 @@ if TYPE_CHECKING:
         lookup_many,
         lookup_one,
     )
-    from smriti_scale.monitoring import health_routes, init_sentry
+    from smriti_scale.monitoring import (
+        Metrics,
+        Monitoring,
+        MonitoringMiddleware,
+        health_routes,
+        init_sentry,
+        setup_dashboard,
+        setup_monitoring,
+    )
     from smriti_scale.pagination import (
         CursorCodec,
         CursorPaginator,
@@ -144,8 +157,11 @@ __all__ = [
     "LocalMongo",
     "LocalRedis",
     "LocalStore",
+    "Metrics",
     "MissingExtraError",
     "MongoClients",
+    "Monitoring",
+    "MonitoringMiddleware",
     "ObjectStore",
     "Page",
     "PageParams",
@@ -172,6 +188,8 @@ __all__ = [
     "make_celery",
     "publish",
     "setup_compression",
+    "setup_dashboard",
+    "setup_monitoring",
     "setup_rate_limiting",
 ]
 

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary, ref
 
 from smriti_scale.clock import SYSTEM_CLOCK, Clock
 from smriti_scale.errors import CircuitOpen, ConfigurationError, DeadlineExceeded
-from smriti_scale.events import BreakerChanged, Events
+from smriti_scale.events import BreakerChanged, Events, GuardedCall
 
 T = TypeVar("T")
 State = Literal["closed", "open", "half_open"]
@@ -32,7 +32,7 @@ class CircuitBreaker:
         reset_max: upper bound of that wait, which doubles with each failed trial.
         timeout: deadline of a call made through `call`, seconds.
         clock: the source of time.
-        events: where `BreakerChanged` goes.
+        events: where `BreakerChanged`, and `GuardedCall` for each `call`, go.
     """
 
     def __init__(
@@ -128,6 +128,7 @@ class CircuitBreaker:
             if asyncio.iscoroutine(operation):
                 operation.close()
             raise
+        began = self._now() if self._events else None
         if timeout is None:
             watch = self._watches.get(loop := asyncio.get_running_loop())
             if watch is None:
@@ -140,12 +141,21 @@ class CircuitBreaker:
         except _Late:
             late = DeadlineExceeded(self.name, timeout=self.timeout if timeout is None else timeout)
             self.failed(late)
+            self._tell(began, late)
             raise late from None
         except self._failures as error:
             self.failed(error)
+            self._tell(began, error)
             raise
         self.succeeded()
+        if began is not None:
+            self._tell(began)
         return result
+
+    def _tell(self, began: float | None, error: BaseException | None = None) -> None:
+        if began is not None and self._events:
+            kind = "" if error is None else type(error).__name__
+            self._events.emit(GuardedCall(self.name, self._now() - began, kind))
 
     def _move(self, state: State, *, reason: str = "") -> None:
         if state == self._state:

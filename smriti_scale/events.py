@@ -69,6 +69,16 @@ class BreakerChanged(Event):
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class GuardedCall(Event):
+    """A call to Redis under a circuit breaker was answered, failed or came too late, after `seconds`."""
+
+    breaker: str
+    seconds: float
+    error: str = ""
+    """The exception's class name, if it failed."""
+
+
 # --- cache
 
 

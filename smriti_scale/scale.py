@@ -10,6 +10,7 @@ scale.install(app)
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -27,12 +28,24 @@ from smriti_scale.mongo import (
     Indexes,
     MongoClients,
     PositionStore,
+    QueryGuard,
     ReadYourWritesMiddleware,
     handle_unavailable,
 )
-from smriti_scale.monitoring import Check, health_routes, init_sentry
+from smriti_scale.monitoring import (
+    DEFAULT_SLOS,
+    SLO,
+    Alerts,
+    Check,
+    Monitoring,
+    health_routes,
+    init_sentry,
+    loopback_only,
+    setup_dashboard,
+    setup_monitoring,
+)
 from smriti_scale.pagination import CursorPaginator
-from smriti_scale.ratelimit import RateLimiter, client_address, setup_rate_limiting
+from smriti_scale.ratelimit import LeasePolicy, RateLimiter, client_address, setup_rate_limiting
 from smriti_scale.redis_link import RedisLink
 from smriti_scale.settings import ScaleSettings
 
@@ -48,11 +61,14 @@ class Scale:
         identity: the verified user of a request, or None. Limits count by it where it is known, and by client
             address where it is not. It must come from something verified, never from a token's unchecked claims.
         events: where primitives report; a new one by default.
+        slos: the objectives that monitoring judges.
+        alerts: who is told when one is missed or a server is down; None: nobody.
 
     Attributes:
         mongo: `MongoClients`.
         cache: `Cache`, in memory over Redis (memory alone without `redis_url`).
         limiter: `RateLimiter`.
+        monitoring: `Monitoring`; None when it is off.
         events: `Events`.
     """
 
@@ -63,11 +79,14 @@ class Scale:
         indexes: Indexes | None = None,
         identity: Callable[[Request], str | None] | None = None,
         events: Events | None = None,
+        slos: Sequence[SLO] = DEFAULT_SLOS,
+        alerts: Alerts | None = None,
     ) -> None:
         self.settings = settings
         self.events = events or Events()
         self.indexes = indexes
         self._draining = False
+        self.monitoring = self._made_monitoring(slos, alerts)
         self.mongo = MongoClients(
             settings.mongodb_uri,
             settings.mongodb_read_uri,
@@ -76,6 +95,7 @@ class Scale:
             max_pool_size=settings.max_pool_size,
             min_pool_size=settings.min_pool_size,
             read_preference=settings.read_preference,
+            client_options={"event_listeners": self._command_listeners()},
             events=self.events,
         )
         self.cache = Cache(
@@ -87,10 +107,15 @@ class Scale:
             fill=self._reading_after,
             events=self.events,
         )
+        if self.monitoring is not None:
+            self.monitoring.sample("mongodb", self.mongo.status)
+            self.monitoring.sample("cache", self.cache.stats)
         self._identity = identity
+        # Limits, positions and readiness ask little and often: they share one connection.
+        self._redis = RedisLink(settings.redis_url) if settings.redis_url else None
         self._positions = (
-            PositionStore(settings.redis_url, namespace=settings.namespace, events=self.events)
-            if settings.redis_url and settings.read_your_writes
+            PositionStore(self._redis, namespace=settings.namespace, events=self.events)
+            if self._redis is not None and settings.read_your_writes
             else None
         )
         address = client_address(trusted_proxies=settings.trusted_proxies)
@@ -100,7 +125,6 @@ class Scale:
             return f"user:{user}" if user else f"address:{address(request)}"
 
         self.client_address = address
-        self._redis = RedisLink(settings.redis_url) if settings.redis_url else None
         self.limiter = RateLimiter(
             key_func=who,
             redis=self._redis,
@@ -109,6 +133,7 @@ class Scale:
             headers_enabled=True,
             redis_timeout=settings.rate_limit_timeout,
             instances=settings.instances,
+            leases=LeasePolicy(size=settings.rate_limit_lease) if settings.rate_limit_lease else None,
             key_prefix=f"{settings.namespace}:limit",
             events=self.events,
         )
@@ -142,7 +167,7 @@ class Scale:
                 identity=self._who if self._identity else None,
             )
         setup_rate_limiting(app, self.limiter)
-        setup_compression(app, minimum_size=self.settings.compression_minimum_size)
+        setup_compression(app, minimum_size=self.settings.compression_minimum_size, events=self.events)
         if self.settings.http_cache:  # outside of compression: what it keeps is coded already
             app.add_middleware(
                 HTTPCacheMiddleware,
@@ -154,6 +179,8 @@ class Scale:
         if self._redis is not None:
             checks.append(Check("redis", self._ping_redis, required=False))
         app.router.routes.extend(health_routes(checks, draining=lambda: self._draining))
+        if self.monitoring is not None:  # outside of all, so that it sees what they do
+            self._install_monitoring(app, self.monitoring)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
@@ -163,9 +190,13 @@ class Scale:
         try:
             await self.mongo.warm_up()
             await self._see_to_indexes()
+            if self.monitoring is not None:
+                await self.monitoring.start()
             yield
         finally:
             self._draining = True
+            if self.monitoring is not None:  # first, or its next look would open the clients again
+                await self.monitoring.aclose()
             await self.cache.aclose()
             await self.limiter.aclose()
             if self._positions is not None:
@@ -173,6 +204,46 @@ class Scale:
             if self._redis is not None:
                 await self._redis.aclose()
             await self.mongo.aclose()
+
+    def _made_monitoring(self, slos: Sequence[SLO], alerts: Alerts | None) -> Monitoring | None:
+        wanted = self.settings.monitoring
+        if wanted == "off" or (wanted == "auto" and importlib.util.find_spec("prometheus_client") is None):
+            return None
+        return Monitoring(events=self.events, slos=slos, alerts=alerts)
+
+    def _command_listeners(self) -> list[Any]:
+        if self.monitoring is None:
+            return []
+        return [self.monitoring.command_listener, QueryGuard(slow_ms=self.settings.slow_query_ms, events=self.events)]
+
+    def _install_monitoring(self, app: Starlette, monitoring: Monitoring) -> None:
+        token = self.settings.metrics_token
+        served = token is not None or not self.settings.is_production
+        if not served:
+            _log.warning("SCALE_METRICS_TOKEN is not set: in production the figures are not served without one")
+        setup_monitoring(
+            app,
+            monitoring,
+            metrics_path=self.settings.metrics_path if served else None,
+            metrics_token=token.get_secret_value() if token else None,
+            lifespan=False,
+        )
+        self._install_dashboard(app, monitoring)
+
+    def _install_dashboard(self, app: Starlette, monitoring: Monitoring) -> None:
+        token, development = self.settings.dashboard_token, self.settings.environment == "development"
+        if token is None and not development:
+            return
+        setup_dashboard(
+            app,
+            monitoring,
+            path=self.settings.dashboard_path,
+            token=token.get_secret_value() if token else None,
+            allow=None if token else loopback_only,
+            title=self.settings.namespace,
+            cookie_secure=False if development else None,
+            stopping=lambda: self._draining,
+        )
 
     def _who(self, scope: Scope) -> str | None:
         return self._identity(Request(scope)) if self._identity and scope["type"] == "http" else None
@@ -189,7 +260,7 @@ class Scale:
 
     async def _ping_redis(self) -> None:
         if self._redis is not None:
-            await self._redis.client.ping()
+            await self._redis.pipe.send("PING")
 
     async def _see_to_indexes(self) -> None:
         if self.indexes is None or self.settings.indexes == "off":

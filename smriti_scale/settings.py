@@ -83,6 +83,9 @@ class ScaleSettings(BaseSettings):
     """Rate limits that all routes share."""
     rate_limit_timeout: float = Field(0.05, gt=0)
     """Seconds that a decision waits for Redis before it is made in memory."""
+    rate_limit_lease: int = Field(0, ge=0)
+    """Units of a limit that a process takes from Redis at once for a busy caller, see `LeasePolicy`; 0 asks each time.
+    An instance may refuse while others hold up to so many, or 5 % of the limit if that is less."""
     instances: int = Field(1, ge=1)
     """Processes that serve the application: while Redis is away, each admits its part of a limit."""
     trusted_proxies: Strings = ()
@@ -93,6 +96,17 @@ class ScaleSettings(BaseSettings):
     """Entity tags and 304 for every whole answer; routes under `@http_cache` are kept, as bytes."""
     session_cookies: Strings = ()
     """Names of the cookies that sign people in; empty says that none does (bearer tokens)."""
+
+    monitoring: Literal["auto", "on", "off"] = "auto"
+    """Figures for Prometheus. `auto`: where `smriti_scale[metrics]` is installed."""
+    metrics_path: str = Field("/metrics", pattern=r"^/\S+$")
+    metrics_token: SecretStr | None = Field(None, min_length=16)
+    """What Prometheus must send as a bearer token. In production the figures are served with a token alone."""
+    dashboard_path: str = Field("/_scale", pattern=r"^/[^\s{}]*[^\s{}/]$")
+    dashboard_token: SecretStr | None = Field(None, min_length=16)
+    """What opens the dashboard. Without one it is there in development alone, for this machine's own browsers."""
+    slow_query_ms: float = Field(100, gt=0)
+    """Milliseconds from which a MongoDB command is reported by its shape."""
 
     sentry_dsn: SecretStr | None = Field(None, validation_alias=_plain("SENTRY_DSN"))
     traces_sample_rate: float = Field(0.1, ge=0, le=1)

@@ -21,17 +21,18 @@ from importlib import resources
 from typing import Any, Literal
 from urllib.parse import quote
 
-from redis.asyncio import RedisCluster
 from redis.exceptions import NoScriptError
 
 from smriti_scale.breaker import CircuitBreaker
 from smriti_scale.cache.keys import EVERYTHING
-from smriti_scale.cache.stores.cluster import ClusterPipe
-from smriti_scale.cache.stores.pipe import Arg, Pipe, Transport
-from smriti_scale.events import Events
-from smriti_scale.redis_link import REDIS_ERRORS, REDIS_FAILURES, RedisLink, RedisScript
+from smriti_scale.clock import SYSTEM_CLOCK
+from smriti_scale.events import Events, GuardedCall
+from smriti_scale.redis_failures import REDIS_ERRORS, REDIS_FAILURES
+from smriti_scale.redis_link import RedisLink, RedisScript
+from smriti_scale.redis_pipe import Arg, Transport
 
 _PING_TIMEOUT = 2.0
+_SHARE = 0.95  # of the deadline; the rest is for the caller to go on without Redis within it
 _TAG_LIFETIME = 7 * 86_400.0
 
 
@@ -85,7 +86,7 @@ class RedisStore:
         timeout: deadline of every operation, in seconds.
         lease: seconds that a lease lasts unless renewed.
         causal_window: seconds that an invalidation's causal position is kept.
-        events: where changes of the circuit breaker are told.
+        events: where changes of the circuit breaker, and how long each call took, are told.
         name: of the cache, for the circuit breaker.
     """
 
@@ -104,15 +105,13 @@ class RedisStore:
         self._lease_ms = max(1, round(lease * 1000))
         self._window_ms = max(1, round(causal_window * 1000))
         self.channel = f"{prefix}changes"
-        client = link.client
-        self._transport: Transport = (
-            ClusterPipe(client, timeout=timeout)
-            if isinstance(client, RedisCluster)
-            else Pipe(link, timeout=timeout, on_lost=self._lost)
-        )
+        # A connection of its own: an answer here may be megabytes, and whoever waited behind it would miss a deadline.
+        self._transport: Transport = link.open_pipe(timeout=timeout * _SHARE, on_lost=self._lost)
         self.breaker = CircuitBreaker(
             f"cache {name}", failures=REDIS_FAILURES, timeout=timeout, reset_after=0.2, reset_max=2.0, events=events
         )
+        self._events = events
+        self._now = SYSTEM_CLOCK.monotonic
         self.on_trouble: Callable[[], None] = lambda: None
         self._everything = self._key("t", EVERYTHING)
 
@@ -132,10 +131,14 @@ class RedisStore:
         names += [self._key("t", tag) for tag in tags]
         if not self.up:
             raise RedisUnavailable
+        began = self._now() if self._events else None
         try:
             found = await self._transport.mget(names)
         except REDIS_ERRORS as error:
+            self._tell(began, error)
             raise self._trouble(error) from None
+        if began is not None:
+            self._tell(began)
         count = len(keys)
         versions = {EVERYTHING: found[count]}
         if tags:
@@ -250,12 +253,22 @@ class RedisStore:
     async def _send(self, *args: Arg, trial: bool = False) -> Any:
         if not (trial or self.up):
             raise RedisUnavailable
+        began = self._now() if self._events else None
         try:
-            return await self._transport.send(*args)
+            answer = await self._transport.send(*args)
         except NoScriptError:
             raise
         except REDIS_ERRORS as error:
+            self._tell(began, error)
             raise self._trouble(error) from None
+        if began is not None:
+            self._tell(began)
+        return answer
+
+    def _tell(self, began: float | None, error: Exception | None = None) -> None:
+        if began is not None and self._events:
+            kind = "" if error is None else type(error).__name__
+            self._events.emit(GuardedCall(self.breaker.name, self._now() - began, kind))
 
     def _trouble(self, error: Exception) -> RedisUnavailable:
         if isinstance(error, REDIS_FAILURES):
