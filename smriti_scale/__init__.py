@@ -53,6 +53,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
         "MonitoringMiddleware",
         "health_routes",
         "init_sentry",
+        "setup_dashboard",
         "setup_monitoring",
     ),
     "pagination": (
@@ -112,6 +113,7 @@ if TYPE_CHECKING:
         MonitoringMiddleware,
         health_routes,
         init_sentry,
+        setup_dashboard,
         setup_monitoring,
     )
     from smriti_scale.pagination import (
@@ -186,6 +188,7 @@ __all__ = [
     "make_celery",
     "publish",
     "setup_compression",
+    "setup_dashboard",
     "setup_monitoring",
     "setup_rate_limiting",
 ]

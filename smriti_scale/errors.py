@@ -36,6 +36,7 @@ ScaleError
 │   └── StorageUnavailable (ConnectionError)
 ├── InvalidCausalToken (ValueError)      a consistency token that is altered, foreign or expired
 ├── DatabaseUnavailable (ConnectionError) MongoDB cannot serve this now: no primary, no connection, no majority
+├── AlertNotDelivered (ConnectionError)  a channel did not take an alert
 └── LocalServerError (RuntimeError)      a local mongod or redis-server cannot run
     ├── BinaryNotFound (FileNotFoundError)
     ├── MissingSharedLibrary
@@ -299,6 +300,21 @@ class ChecksumMismatch(StorageError):
 
 class StorageUnavailable(StorageError, ConnectionError):
     """The store did not answer as it should, after retries."""
+
+
+class AlertNotDelivered(ScaleError, ConnectionError):
+    """A channel did not take an alert. The text goes to the log: it must hold no address and no secret.
+
+    Args:
+        text: why.
+        permanent: whether trying again cannot help.
+        retry_after: seconds that the receiver asks to be left alone.
+    """
+
+    def __init__(self, text: str, *, permanent: bool = False, retry_after: float | None = None) -> None:
+        super().__init__(text)
+        self.permanent = permanent
+        self.retry_after = retry_after
 
 
 class CacheKeyError(ScaleError, TypeError):

@@ -32,7 +32,18 @@ from smriti_scale.mongo import (
     ReadYourWritesMiddleware,
     handle_unavailable,
 )
-from smriti_scale.monitoring import Check, Monitoring, health_routes, init_sentry, setup_monitoring
+from smriti_scale.monitoring import (
+    DEFAULT_SLOS,
+    SLO,
+    Alerts,
+    Check,
+    Monitoring,
+    health_routes,
+    init_sentry,
+    loopback_only,
+    setup_dashboard,
+    setup_monitoring,
+)
 from smriti_scale.pagination import CursorPaginator
 from smriti_scale.ratelimit import LeasePolicy, RateLimiter, client_address, setup_rate_limiting
 from smriti_scale.redis_link import RedisLink
@@ -50,6 +61,8 @@ class Scale:
         identity: the verified user of a request, or None. Limits count by it where it is known, and by client
             address where it is not. It must come from something verified, never from a token's unchecked claims.
         events: where primitives report; a new one by default.
+        slos: the objectives that monitoring judges.
+        alerts: who is told when one is missed or a server is down; None: nobody.
 
     Attributes:
         mongo: `MongoClients`.
@@ -66,12 +79,14 @@ class Scale:
         indexes: Indexes | None = None,
         identity: Callable[[Request], str | None] | None = None,
         events: Events | None = None,
+        slos: Sequence[SLO] = DEFAULT_SLOS,
+        alerts: Alerts | None = None,
     ) -> None:
         self.settings = settings
         self.events = events or Events()
         self.indexes = indexes
         self._draining = False
-        self.monitoring = self._made_monitoring()
+        self.monitoring = self._made_monitoring(slos, alerts)
         self.mongo = MongoClients(
             settings.mongodb_uri,
             settings.mongodb_read_uri,
@@ -190,11 +205,11 @@ class Scale:
                 await self._redis.aclose()
             await self.mongo.aclose()
 
-    def _made_monitoring(self) -> Monitoring | None:
+    def _made_monitoring(self, slos: Sequence[SLO], alerts: Alerts | None) -> Monitoring | None:
         wanted = self.settings.monitoring
         if wanted == "off" or (wanted == "auto" and importlib.util.find_spec("prometheus_client") is None):
             return None
-        return Monitoring(events=self.events)
+        return Monitoring(events=self.events, slos=slos, alerts=alerts)
 
     def _command_listeners(self) -> list[Any]:
         if self.monitoring is None:
@@ -212,6 +227,22 @@ class Scale:
             metrics_path=self.settings.metrics_path if served else None,
             metrics_token=token.get_secret_value() if token else None,
             lifespan=False,
+        )
+        self._install_dashboard(app, monitoring)
+
+    def _install_dashboard(self, app: Starlette, monitoring: Monitoring) -> None:
+        token, development = self.settings.dashboard_token, self.settings.environment == "development"
+        if token is None and not development:
+            return
+        setup_dashboard(
+            app,
+            monitoring,
+            path=self.settings.dashboard_path,
+            token=token.get_secret_value() if token else None,
+            allow=None if token else loopback_only,
+            title=self.settings.namespace,
+            cookie_secure=False if development else None,
+            stopping=lambda: self._draining,
         )
 
     def _who(self, scope: Scope) -> str | None:

@@ -102,6 +102,9 @@ class ScaleSettings(BaseSettings):
     metrics_path: str = Field("/metrics", pattern=r"^/\S+$")
     metrics_token: SecretStr | None = Field(None, min_length=16)
     """What Prometheus must send as a bearer token. In production the figures are served with a token alone."""
+    dashboard_path: str = Field("/_scale", pattern=r"^/[^\s{}]*[^\s{}/]$")
+    dashboard_token: SecretStr | None = Field(None, min_length=16)
+    """What opens the dashboard. Without one it is there in development alone, for this machine's own browsers."""
     slow_query_ms: float = Field(100, gt=0)
     """Milliseconds from which a MongoDB command is reported by its shape."""
 

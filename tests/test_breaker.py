@@ -6,7 +6,7 @@ import pytest
 
 from smriti_scale.breaker import CircuitBreaker
 from smriti_scale.errors import CircuitOpen, ConfigurationError, DeadlineExceeded
-from smriti_scale.events import BreakerChanged, Event, Events
+from smriti_scale.events import BreakerChanged, Event, Events, GuardedCall
 
 
 class HandClock:
@@ -184,3 +184,34 @@ async def test_a_deadline_of_the_callers_own_outside_is_left_to_it() -> None:
             await breaker.call(asyncio.Event().wait())
     assert not isinstance(raised.value, DeadlineExceeded)
     assert breaker.state == "closed"
+
+
+async def test_each_call_is_told_with_its_duration_and_failure() -> None:
+    clock, events, told = HandClock(), Events(), list[Event]()
+    events.subscribe(told.append)
+    breaker = make(clock, events, threshold=9)
+
+    async def takes_two_seconds() -> None:
+        clock.now += 2
+
+    await breaker.call(takes_two_seconds())
+    with pytest.raises(ConnectionRefusedError):
+        await breaker.call(refuse())
+    with pytest.raises(DeadlineExceeded):
+        await breaker.call(asyncio.Event().wait())
+    assert told == [
+        GuardedCall("redis", 2.0),
+        GuardedCall("redis", 0.0, "ConnectionRefusedError"),
+        GuardedCall("redis", 0.0, "DeadlineExceeded"),
+    ]
+
+
+async def test_a_call_that_began_before_anybody_listened_is_not_told() -> None:
+    events, told, go_on = Events(), list[Event](), asyncio.Event()
+    breaker = make(HandClock(), events)
+    call = asyncio.create_task(breaker.call(go_on.wait(), timeout=30))
+    await asyncio.sleep(0)
+    events.subscribe(told.append)
+    go_on.set()
+    await call
+    assert told == []

@@ -49,6 +49,17 @@ def test_both_spellings_of_a_conventional_name_are_read_and_the_prefixed_wins(mo
     assert ScaleSettings().mongodb_uri == "mongodb://prefixed"
 
 
+@pytest.mark.parametrize("token", ["", "short"])
+def test_a_metrics_token_that_can_be_guessed_is_refused_and_a_good_one_not_shown(
+    monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("SCALE_METRICS_TOKEN", token)
+    with pytest.raises(ValidationError, match="at least 16"):
+        ScaleSettings()
+    monkeypatch.setenv("SCALE_METRICS_TOKEN", GOOD_SECRET)
+    assert GOOD_SECRET not in repr(ScaleSettings())
+
+
 def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCALE_DEFAULT_LIMITS", "300/minute, 5000/hour,")
     monkeypatch.setenv("SCALE_TRUSTED_PROXIES", "10.0.0.0/8")

@@ -38,6 +38,7 @@ COMMANDS = {
         "smriti_scale.cli.indexes", "Plan, apply, check and lint the indexes an application declares.", group=True
     ),
     "shard": Command("smriti_scale.cli.shard", "Review, plan and apply the shard keys it declares.", group=True),
+    "slo": Command("smriti_scale.cli.slo", "Objectives as Prometheus rules; how a running service stands.", group=True),
     "dev": Command("smriti_scale.cli.dev", "Run a MongoDB replica set and a Redis on this machine until Ctrl-C."),
     "tasks": Command("smriti_scale.cli.tasks", "Run workers and beat; queues and dead letters.", group=True),
     "serve": Command("smriti_scale.cli.serve", "Serve an ASGI app over HTTP/1.1 and HTTP/2."),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import tempfile
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +16,7 @@ import typer
 from smriti_scale.errors import ConfigurationError, MissingExtraError
 
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_FIGURES = "PROMETHEUS_MULTIPROC_DIR"
 
 
 class HTTP(StrEnum):
@@ -107,9 +111,24 @@ def command(
         process_name=None,
     )
     try:
-        server.serve()
+        with _figures_of_all(workers or available_cpus()):
+            server.serve()
     except FatalError as error:
         raise ConfigurationError(f"the server did not start: {error}") from error
+
+
+@contextlib.contextmanager
+def _figures_of_all(workers: int) -> Iterator[None]:
+    """Where several workers put their figures, so that `/metrics` of any of them tells of all."""
+    if workers == 1 or _FIGURES in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="smriti-scale-metrics-") as folder:
+        os.environ[_FIGURES] = folder
+        try:
+            yield
+        finally:
+            del os.environ[_FIGURES]
 
 
 def available_cpus() -> int:

@@ -7,7 +7,9 @@ the same transaction number, and the server answers the second as a retry of the
 (`tests/mongo/test_causal_driver.py` shows it). And a session that has ended fails whatever outlives the request.
 
 A driver retries once, which an election outlasts: the retry meets a node that is not primary any more, or not yet.
-Here retries go on until `write_timeout`, under the same transaction number, so a write is still done once.
+Here retries go on until `write_timeout`, under the same transaction number, so a write is still done once. That holds
+too where a step-down in the midst of a write comes back as the write's own error, which drivers do not retry; only of
+a bulk write (`insert_many`, `bulk_write`) such an error is left among the others in its `BulkWriteError`.
 
 What is overridden the drivers do not document. `check_driver` refuses a driver that lacks it.
 """
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient, MongoClient, _csot
 from pymongo.asynchronous import mongo_client as asynchronous
-from pymongo.errors import ConnectionFailure, NotPrimaryError, WaitQueueTimeoutError
+from pymongo.errors import ConnectionFailure, NotPrimaryError, WaitQueueTimeoutError, WriteError
 from pymongo.synchronous import mongo_client as synchronous
 
 from smriti_scale.errors import ConfigurationError, DatabaseUnavailable
@@ -31,6 +33,8 @@ from smriti_scale.mongo.causal_scope import CausalScope, advance
 Document = dict[str, Any]
 
 _NOT_WRITABLE_PRIMARY = 10107
+STEPPED_DOWN = frozenset({91, 189, 10107, 11600, 11602, 13435})
+"""Codes of a write that was not done for want of a primary: it shuts down, steps down, or is none (any more)."""
 _POSITIONAL = ("func", "session", "bulk", "operation")
 
 
@@ -106,6 +110,11 @@ class _Patient:
             mine._retryable = True
             error._add_error_label("RetryableWriteError")
 
+    def _stepped_down(self, error: WriteError) -> None:
+        # The server has undone the write, and knows the others of this transaction number.
+        if self._retryable and error.code in STEPPED_DOWN:  # type: ignore[attr-defined] # of the class mixed with
+            error._add_error_label("RetryableWriteError")
+
 
 class _PatientAsync(_Patient, _AsyncRetryable):  # type: ignore[misc] # a private class of the driver
     __slots__ = ("_until",)
@@ -116,6 +125,9 @@ class _PatientAsync(_Patient, _AsyncRetryable):  # type: ignore[misc] # a privat
             return await super()._write()
         except NotPrimaryError as error:
             self._refused(error, retryable=retryable)
+            raise
+        except WriteError as error:
+            self._stepped_down(error)
             raise
 
 
@@ -128,6 +140,9 @@ class _PatientSync(_Patient, _SyncRetryable):  # type: ignore[misc] # a private 
             return super()._write()
         except NotPrimaryError as error:
             self._refused(error, retryable=retryable)
+            raise
+        except WriteError as error:
+            self._stepped_down(error)
             raise
 
 

@@ -32,6 +32,7 @@ class Described:
     """What an instrument is, for the reference.
 
     Attributes:
+        section: what it belongs to, as a heading.
         name: as it is scraped; a counter's ends in `_total`.
         kind: `counter`, `gauge` or `histogram`.
         labels: their names.
@@ -40,6 +41,7 @@ class Described:
         joined: of a gauge: how several processes' values become one.
     """
 
+    section: str
     name: str
     kind: Kind
     labels: tuple[str, ...]
@@ -78,14 +80,18 @@ class Metrics:
         self._bounds: defaultdict[str, LabelValues] = defaultdict(lambda: LabelValues(max_values))
         self._bounds["route"] = LabelValues(max(max_values, _MANY_ROUTES))
         self._bounds["status"] = LabelValues(501)
-        self._http()
-        self._mongo()
-        self._redis()
-        self._cache()
-        self._traffic()
-        self._tasks()
-        self._storage()
-        self._process()
+        for section, define in (
+            ("HTTP", self._http),
+            ("MongoDB", self._mongo),
+            ("Redis", self._redis),
+            ("Cache", self._cache),
+            ("Limits, compression, pagination", self._traffic),
+            ("Tasks", self._tasks),
+            ("Storage", self._storage),
+            ("Process and machine", self._process),
+        ):
+            self._section = section
+            define()
 
     def gathered(self) -> CollectorRegistry:
         """What to scrape: this process's registry, or one that joins all processes of the instance.
@@ -308,20 +314,20 @@ class Metrics:
     def _counter(self, name: str, text: str) -> Counter:
         from prometheus_client import Counter
 
-        self.described.append(Described(f"{name}_total", "counter", (), text))
+        self.described.append(Described(self._section, f"{name}_total", "counter", (), text))
         return Counter(name, text, registry=self.registry)
 
     def _counters(self, name: str, text: str, *labels: str) -> Children[Counter]:
         from prometheus_client import Counter
 
-        self.described.append(Described(f"{name}_total", "counter", labels, text))
+        self.described.append(Described(self._section, f"{name}_total", "counter", labels, text))
         made = Counter(name, text, labels, registry=self.registry)
         return Children(made, made.labels, labels, self._bounds)
 
     def _gauge(self, name: str, text: str, *, joined: Joined) -> Gauge:
         from prometheus_client import Gauge
 
-        self.described.append(Described(name, "gauge", (), text, joined=joined))
+        self.described.append(Described(self._section, name, "gauge", (), text, joined=joined))
         made = Gauge(name, text, registry=self.registry, multiprocess_mode=joined)
         if joined == "livesum":
             made.set(0)  # a process of this id that was killed may have left its value in the shared folder
@@ -330,19 +336,19 @@ class Metrics:
     def _gauges(self, name: str, text: str, *labels: str, joined: Joined = "livesum") -> Children[Gauge]:
         from prometheus_client import Gauge
 
-        self.described.append(Described(name, "gauge", labels, text, joined=joined))
+        self.described.append(Described(self._section, name, "gauge", labels, text, joined=joined))
         made = Gauge(name, text, labels, registry=self.registry, multiprocess_mode=joined)
         return Children(made, made.labels, labels, self._bounds)
 
     def _histogram(self, name: str, text: str, *, buckets: Sequence[float]) -> Histogram:
         from prometheus_client import Histogram
 
-        self.described.append(Described(name, "histogram", (), text, tuple(buckets)))
+        self.described.append(Described(self._section, name, "histogram", (), text, tuple(buckets)))
         return Histogram(name, text, registry=self.registry, buckets=buckets)
 
     def _histograms(self, name: str, text: str, *labels: str, buckets: Sequence[float]) -> Children[Histogram]:
         from prometheus_client import Histogram
 
-        self.described.append(Described(name, "histogram", labels, text, tuple(buckets)))
+        self.described.append(Described(self._section, name, "histogram", labels, text, tuple(buckets)))
         made = Histogram(name, text, labels, registry=self.registry, buckets=buckets)
         return Children(made, made.labels, labels, self._bounds)

@@ -6,18 +6,21 @@ import asyncio
 import contextlib
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from smriti_scale.clock import SYSTEM_CLOCK, Clock
 from smriti_scale.errors import ConfigurationError
 from smriti_scale.events import Events
+from smriti_scale.monitoring.alerts import Alerts
+from smriti_scale.monitoring.evaluator import SLOEvaluator
 from smriti_scale.monitoring.loop_lag import watch_loop_lag
 from smriti_scale.monitoring.metrics import Metrics
 from smriti_scale.monitoring.mongo_commands import MongoCommands
 from smriti_scale.monitoring.recorder import Recorder
 from smriti_scale.monitoring.samplers import Samples
+from smriti_scale.monitoring.slo import DEFAULT_SLOS, SLO
 from smriti_scale.monitoring.slow_queries import SlowQueries, SlowShape
 from smriti_scale.monitoring.system import System
 
@@ -37,12 +40,21 @@ class Monitoring:
     Args:
         events: those of the primitives; it listens from now on.
         metrics: the instruments; new ones by default.
+        slos: the objectives.
+        alerts: who is told when one is missed or a dependency is down; started and closed with this. None: nobody,
+            but `alerts.active()` and `scale_alert_active` show it.
         system: where memory and CPU are read.
+        advice: what to do next, for the dashboard: called for each look, it returns mappings or dataclasses with
+            `title` and `text`.
         clock: the source of time.
         sample_interval: seconds between looks at pools, caches, queues, memory and CPU.
 
     Attributes:
         metrics: `Metrics`.
+        advice: as given.
+        ignored: route templates that are not counted: probes, the metrics' own, the dashboard's.
+        evaluator: `SLOEvaluator`.
+        alerts: `Alerts`.
         command_listener: for the MongoDB client's `event_listeners`.
 
     Raises:
@@ -55,14 +67,22 @@ class Monitoring:
         *,
         events: Events | None = None,
         metrics: Metrics | None = None,
+        slos: Sequence[SLO] = DEFAULT_SLOS,
+        alerts: Alerts | None = None,
         system: System | None = None,
+        advice: Callable[[], Sequence[Any]] | None = None,
         clock: Clock = SYSTEM_CLOCK,
         sample_interval: float = 5.0,
     ) -> None:
         if sample_interval <= 0:
             raise ConfigurationError(f"sample_interval is a number of seconds above 0, not {sample_interval!r}")
         self.metrics = metrics if metrics is not None else Metrics()
+        self.advice = advice
+        self.ignored: set[str] = set()
         self.clock = clock
+        self.alerts = alerts if alerts is not None else Alerts(clock=clock)
+        self.alerts.export_to(self.metrics.registry)
+        self.evaluator = SLOEvaluator(self.metrics, slos, alerts=self.alerts, clock=clock)
         self.command_listener = MongoCommands(self.metrics)
         self._slow_queries = SlowQueries(clock=clock)
         self._system = system if system is not None else System(clock=clock)
@@ -72,12 +92,14 @@ class Monitoring:
         self._failing: set[str] = set()
         self._background: dict[str, Callable[[], Awaitable[None]]] = {
             "samples": self._sample_on,
+            "objectives": self.evaluator.run,
             "loop lag": lambda: watch_loop_lag(self.metrics.loop_lag.observe),
         }
         self._tasks: set[asyncio.Task[None]] = set()
         self._recorder = Recorder(self.metrics, slow_queries=self._slow_queries)
         if events is not None:
             events.subscribe(self._recorder)
+            events.subscribe(self.alerts.on_event)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -121,7 +143,7 @@ class Monitoring:
         """Begin to look. A second call does nothing."""
         if self._tasks:
             return
-        self._look_at_system()
+        await self.alerts.start()
         for name, function in self._background.items():
             task = asyncio.create_task(self._run(name, function), name=f"smriti_scale.monitoring {name}")
             self._tasks.add(task)
@@ -132,10 +154,11 @@ class Monitoring:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self.alerts.aclose()
 
     async def look(self) -> None:
         """One look at everything, now."""
-        self._look_at_system()
+        await asyncio.to_thread(self._look_at_system)
         await asyncio.gather(*(self._look_at(name, function) for name, function in self._sampled.items()))
 
     async def _run(self, name: str, function: Callable[[], Awaitable[None]]) -> None:

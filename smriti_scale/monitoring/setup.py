@@ -48,7 +48,8 @@ def setup_monitoring(
     if metrics_path is not None and not metrics_path.startswith("/"):
         raise ConfigurationError(f"metrics_path begins with a slash, unlike {metrics_path!r}")
     monitoring = monitoring if monitoring is not None else Monitoring()
-    ignored = set(ignore)
+    ignored = monitoring.ignored  # the set itself: what is set up later may add to it
+    ignored.update(ignore)
     if metrics_path is not None:
         ignored.add(metrics_path)
         endpoint = metrics_endpoint(monitoring.metrics, token=metrics_token)

@@ -37,7 +37,7 @@ class _CPU:
 
 
 class System:
-    """Reads the kernel's files: cgroup version 2 or 1, else the whole machine's. A look takes about 100 µs.
+    """Reads the kernel's files: cgroup version 2 or 1, else the whole machine's. Not on the event loop.
 
     Where there are none (macOS, Windows), memory and CPU are unknown.
 
@@ -49,6 +49,7 @@ class System:
     def __init__(self, root: Path = _ROOT, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._root = root
         self._now = clock.monotonic
+        self._membership = cgroup.membership(self._read("proc/self/cgroup") or "")
         self._last = self._cpu()
 
     def memory(self) -> Memory | None:
@@ -136,7 +137,7 @@ class System:
 
     def _unified(self) -> Iterator[Path]:
         """Folders of the process's group and those above it in version 2, the nearest first."""
-        path = self._membership().unified
+        path = self._membership.unified
         if path is not None:
             for mount in ("sys/fs/cgroup", "sys/fs/cgroup/unified"):
                 for above in cgroup.ancestry(path):
@@ -144,14 +145,11 @@ class System:
 
     def _controller(self, name: str) -> Iterator[Path]:
         """The same for a controller of version 1. In a container the path may be the host's, so the mount counts."""
-        path = self._membership().controllers.get(name)
+        path = self._membership.controllers.get(name)
         if path is not None:
             for mount in (name, "cpu,cpuacct"):
                 for above in cgroup.ancestry(path):
                     yield Path(f"sys/fs/cgroup/{mount}{above}")
-
-    def _membership(self) -> cgroup.Membership:
-        return cgroup.membership(self._read("proc/self/cgroup") or "")
 
     def _number(self, path: Path) -> int | None:
         text = self._read(path)

@@ -50,8 +50,8 @@ def _free_port() -> int:
 
 
 @contextmanager
-def served(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    (folder / "served_app.py").write_text(APP)
+def served(folder: Path, *options: str, app: str = APP) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    (folder / "served_app.py").write_text(app)
     port = _free_port()
     command = [sys.executable, "-c", "from smriti_scale.cli import main; main()", "serve", "served_app:app"]
     process = subprocess.Popen(
@@ -107,6 +107,34 @@ def test_http2_and_http1_are_spoken_on_one_port_and_running_requests_end(tmp_pat
     assert [request["protocol"] for request in requests[:2]] == ["HTTP/2", "HTTP/1.1"]
     assert requests[-1]["path"] == "/slow"
     assert requests[-1]["status"] == 200
+
+
+MONITORED = """
+import os
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+from smriti_scale.monitoring import setup_monitoring
+
+async def who(request):
+    return PlainTextResponse(str(os.getpid()))
+
+app = Starlette(routes=[Route("/", who)])
+setup_monitoring(app)
+"""
+
+
+def test_any_of_several_workers_shows_the_figures_of_all(tmp_path: Path) -> None:
+    with served(tmp_path, "--workers", "2", app=MONITORED) as (_, port):
+        url = f"http://127.0.0.1:{port}"
+        asked, answered = 0, set[str]()
+        while len(answered) < 2:
+            answered.add(curl(f"{url}/"))
+            asked += 1
+            assert asked < 1000
+        for _ in range(3):
+            counted = [line for line in curl(f"{url}/metrics").splitlines() if "requests_total{" in line]
+            assert counted == [f'scale_http_requests_total{{method="GET",route="/",status="200"}} {asked}.0']
 
 
 def test_over_tls_curl_negotiates_http2(tmp_path: Path) -> None:

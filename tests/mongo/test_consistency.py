@@ -217,9 +217,12 @@ async def test_a_token_of_the_far_future_is_ignored_and_does_not_move_the_cluste
     assert packed(answer["$clusterTime"]["clusterTime"]) < ahead
 
 
-async def test_a_position_beyond_the_clusters_clock_is_refused_by_it_and_dropped(instance: Make) -> None:
+@pytest.mark.parametrize("read_preference", ["secondaryPreferred", "primary", "primaryPreferred"])
+async def test_a_position_beyond_the_clusters_clock_is_refused_by_it_and_dropped(
+    instance: Make, read_preference: str
+) -> None:
     """Ahead of the cluster by less than clocks may differ: only the server can tell (code 72)."""
-    here = await instance()
+    here = await instance(clients={"read_preference": read_preference})
     ahead = int(here_now() + 60) << 32
     # The gossiped time stays behind, as in a token whose cluster signed an older one.
     token = CausalToken(ahead, ahead, cluster=here.mongo.cluster)
@@ -230,6 +233,7 @@ async def test_a_position_beyond_the_clusters_clock_is_refused_by_it_and_dropped
         await here.mongo.settle(scope)
         assert scope.token is None
         assert await here.mongo.read.posts.find_one({}) is None
+        assert await here.mongo.write.posts.find_one({}) is None
     assert here.events.count(CausalTokenIgnored("refused")) == 1
 
 

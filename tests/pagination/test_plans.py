@@ -109,6 +109,38 @@ async def test_a_merged_in_costs_little_more_even_among_long_ties(db: Any, sort:
     assert max(keys) <= 2 * 2 * 6
 
 
+async def test_more_ranges_than_the_server_merges_are_not_taken_for_a_page_at_once(db: Any) -> None:
+    """15 × 15 values: of 225 ranges the server would read every row, and sort them."""
+    await db.rows.insert_many([{"a": n % 15, "b": n // 15 % 15, "t": n} for n in range(450)])
+    paginator = CursorPaginator([("t", -1)], SECRET)
+    few = {"a": {"$in": [1, 2]}, "b": {"$in": [1, None]}}
+    many = {"a": {"$in": list(range(15))}, "b": {"$in": list(range(15))}}
+    await db.rows.create_index([("a", 1), ("b", 1), ("t", -1), ("_id", -1)], name="both")
+    with pytest.raises(ConfigurationError, match="225 ranges of it, and the server merges 200"):
+        await paginator.check(db.rows, many)
+    assert paginator.index_for(many) == [("a", 1), ("t", -1), ("_id", -1)]
+    await db.rows.create_index(paginator.index_for(many), name="one")
+    for filter, index in ((few, "both"), (many, "one"), (few, "both")):
+        plan = await paginator.check(db.rows, filter)
+        assert plan is not None
+        assert plan.index == index
+    async with keys_examined(db) as keys:
+        found, _ = await walk_forward(paginator, db.rows, many, limit=10)
+    assert [row["t"] for row in found] == list(range(449, -1, -1))
+    assert max(keys) <= 15 + 11 + 1
+
+
+async def test_twenty_values_and_null_are_merged(db: Any) -> None:
+    await db.rows.insert_many([{"p": n % 25, "t": n} if n % 25 else {"t": n} for n in range(250)])
+    paginator = CursorPaginator([("t", -1)], SECRET)
+    filter = {"p": {"$in": [None, *range(1, 20)]}}
+    await db.rows.create_index(paginator.index_for(filter))
+    async with keys_examined(db) as keys:
+        found, _ = await walk_forward(paginator, db.rows, filter, limit=10)
+    assert [row["t"] for row in found] == [n for n in range(249, -1, -1) if n % 25 < 20]
+    assert max(keys) <= 21 + 11 + 1
+
+
 async def test_the_feed_of_public_and_unmarked_posts_is_one_find_a_page(db: Any, mongo_uri: str) -> None:
     await db.posts.insert_many(
         [
