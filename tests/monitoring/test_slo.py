@@ -114,7 +114,8 @@ def test_a_quantile_lies_in_the_bucket_that_holds_its_rank(counts: list[int], sh
     assert bounds[place] - 1e-12 <= found <= bounds[place + 1] + 1e-12
     if cumulative[place] >= rank:  # not beyond the last bound: at or under a bound means enough events are there
         for bound, count in zip(LATENCY_BUCKETS, cumulative, strict=False):
-            assert (found <= bound + 1e-12) == (count >= rank)
+            if abs(count - rank) > 1e-6:  # else rounding decides
+                assert (found <= bound + 1e-12) == (count >= rank)
 
 
 @given(
