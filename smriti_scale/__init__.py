@@ -48,6 +48,8 @@ _ROOMS: dict[str, tuple[str, ...]] = {
         "lookup_one",
     ),
     "monitoring": (
+        "SLO",
+        "Alerts",
         "Metrics",
         "Monitoring",
         "MonitoringMiddleware",
@@ -111,6 +113,8 @@ if TYPE_CHECKING:
         lookup_one,
     )
     from smriti_scale.monitoring import (
+        SLO,
+        Alerts,
         Metrics,
         Monitoring,
         MonitoringMiddleware,
@@ -144,6 +148,8 @@ if TYPE_CHECKING:
     from smriti_scale.tasks import idempotent, make_celery, publish
 
 __all__ = [
+    "SLO",
+    "Alerts",
     "BatchLoader",
     "Cache",
     "CacheStats",

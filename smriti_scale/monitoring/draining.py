@@ -74,9 +74,9 @@ class Draining:
         finally:
             self._begun = True
             for number, watch in watches.items():
-                current: object = signal.getsignal(number)
-                if current is watch:
-                    signal.signal(number, watch.server)
+                server = watch.server
+                if signal.getsignal(number) is watch:
+                    signal.signal(number, server)
 
     def _watches(self) -> Iterator[tuple[signal.Signals, _Watch]]:
         if threading.current_thread() is not threading.main_thread():
