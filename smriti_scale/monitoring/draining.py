@@ -30,8 +30,8 @@ class Draining:
     It keeps SIGTERM back from servers that take it by `signal.signal`: uvicorn, also under gunicorn and with
     `--workers`. `smriti-scale serve --drain-delay` does the same for all of its workers by way of `file`. Other servers
     get their signal at once: there let the platform wait before it (a `preStop` hook that creates `file` and sleeps).
-    A second SIGTERM, and Ctrl-C, are never kept back, but end readiness
-    too: whatever streams on and on can look at this object and stop, so that the server need not wait for it.
+    A second SIGTERM, and Ctrl-C, are never kept back. They end readiness too, so whatever streams on and on can look at
+    this object and stop, and the server need not wait for it.
 
     Args:
         delay: seconds from SIGTERM until the server gets it. Take two or three of the load balancer's probes, and
