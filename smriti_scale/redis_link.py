@@ -7,14 +7,15 @@
 | `redis+cluster://host:6379,host2:6379` (`rediss+cluster://` for TLS) | a cluster |
 
 Deadlines are the caller's (`breaker.CircuitBreaker`): the client itself only bounds how long connecting may take, and
-retries once, at once, when a pooled connection turns out to be dead (a restarted server).
+retries once, at once, when a pooled connection turns out to be dead (a restarted server). For the hot path there is
+`pipe`: one connection on which the commands of many callers travel together (`redis_pipe`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 from weakref import WeakKeyDictionary
@@ -25,35 +26,13 @@ from redis.asyncio.connection import AbstractConnection as Connection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    BusyLoadingError,
-    ClusterDownError,
-    ConnectionError as RedisConnectionError,
-    NoScriptError,
-    ReadOnlyError,
-    RedisClusterException,
-    RedisError,
-    TimeoutError as RedisTimeoutError,
-)
+from redis.exceptions import NoScriptError
 
 from smriti_scale.errors import ConfigurationError
+from smriti_scale.redis_cluster import ClusterPipe
+from smriti_scale.redis_pipe import Arg, Pipe, Transport
 
 RedisClient: TypeAlias = Redis | RedisCluster
-
-REDIS_ERRORS: tuple[type[Exception], ...] = (RedisError, RedisClusterException, OSError)
-"""Whatever a call to Redis may raise: redis-py's cluster has errors outside its own tree."""
-
-REDIS_FAILURES: tuple[type[Exception], ...] = (
-    RedisConnectionError,
-    RedisTimeoutError,
-    BusyLoadingError,
-    ReadOnlyError,
-    ClusterDownError,
-    RedisClusterException,
-    OSError,
-    TimeoutError,
-)
-"""What counts as "Redis is in trouble" (to a circuit breaker), as against an answer one does not like."""
 
 _SCHEMES = (
     "redis",
@@ -84,6 +63,7 @@ class RedisLink:
         self._max_connections = max_connections
         self._connect_timeout = connect_timeout
         self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, RedisClient] = WeakKeyDictionary()
+        self._pipes: WeakKeyDictionary[asyncio.AbstractEventLoop, Transport] = WeakKeyDictionary()
         if isinstance(url, str) and urlsplit(url).scheme not in _SCHEMES:
             raise ConfigurationError(
                 f"unknown Redis URL {redacted(url)!r}: use {', '.join(f'{scheme}://' for scheme in _SCHEMES)}"
@@ -104,6 +84,31 @@ class RedisLink:
         return client
 
     @property
+    def pipe(self) -> Transport:
+        """The running loop's pipelined connection, which all users of this link share; made on first use.
+
+        For short commands with short answers, where a crowd asks at once: what one turn of the loop asks travels
+        together. Whoever moves megabytes takes `open_pipe`, so that nobody waits behind them.
+        """
+        loop = asyncio.get_running_loop()
+        pipe = self._pipes.get(loop)
+        if pipe is None:
+            pipe = self._pipes[loop] = self.open_pipe(timeout=self._connect_timeout)
+        return pipe
+
+    def open_pipe(self, *, timeout: float, on_lost: Callable[[Exception], None] = lambda error: None) -> Transport:
+        """A pipelined connection of the caller's own, who closes it. It connects when it is first used.
+
+        Args:
+            timeout: deadline of a command that brings none, in seconds.
+            on_lost: called with the error when the connection breaks. A cluster has many, and never calls it.
+        """
+        client = self.client
+        if isinstance(client, RedisCluster):
+            return ClusterPipe(client, timeout=timeout)
+        return Pipe(self.connection, timeout=timeout, on_lost=on_lost)
+
+    @property
     def is_cluster(self) -> bool:
         """Whether keys are spread over slots, so that one script may only touch keys of one slot."""
         if self._given is not None:
@@ -111,7 +116,10 @@ class RedisLink:
         return "+cluster" in urlsplit(self._url).scheme
 
     async def aclose(self) -> None:
-        """Close the running loop's client. A client that was given stays open."""
+        """Close what the running loop opened. A client that was given stays open."""
+        pipe = self._pipes.pop(asyncio.get_running_loop(), None)
+        if pipe is not None:
+            await pipe.aclose()
         client = self._clients.pop(asyncio.get_running_loop(), None)
         if client is None:
             return
@@ -203,6 +211,15 @@ class RedisScript:
             return await client.evalsha(self.sha, len(keys), *keys, *args)
         except NoScriptError:
             return await client.eval(self.source, len(keys), *keys, *args)
+
+    async def send(
+        self, pipe: Transport, keys: Sequence[str], args: Sequence[Arg], *, timeout: float, again: bool = False
+    ) -> Any:
+        """As `run`, by a pipe: see `Transport.send`."""
+        try:
+            return await pipe.send("EVALSHA", self.sha, len(keys), *keys, *args, timeout=timeout, again=again)
+        except NoScriptError:
+            return await pipe.send("EVAL", self.source, len(keys), *keys, *args, timeout=timeout, again=again)
 
 
 def redacted(url: str) -> str:

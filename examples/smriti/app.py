@@ -22,7 +22,6 @@ from examples.smriti.posts.file_routes import file_routes
 from examples.smriti.posts.routes import post_routes
 from examples.smriti.posts.uploads import LARGEST
 from examples.smriti.quotes.routes import cron_routes, quote_routes
-from examples.smriti.request_id import RequestIdMiddleware
 from examples.smriti.services import Services
 from examples.smriti.settings import SmritiSettings
 from examples.smriti.users.routes import user_routes
@@ -37,9 +36,8 @@ def create_app(settings: SmritiSettings | None = None) -> FastAPI:
     Raises:
         pydantic.ValidationError: a setting cannot work, such as a default secret in production.
     """
-    settings = settings or SmritiSettings()
-    settings = settings.model_copy(update={"application_limits": (settings.user_limit,)})
-    services = Services(settings)
+    services = Services(settings or SmritiSettings())
+    settings = services.settings
     scale, limiter = services.scale, services.scale.limiter
     signed_in = SignedIn(services.accounts)
 
@@ -63,18 +61,20 @@ def create_app(settings: SmritiSettings | None = None) -> FastAPI:
         await scale.mongo.ping()
         return answer({"status": "ok"})
 
+    # Routes are tried in order, so those that are called most come first. Their routers have their prefixes already:
+    # taken over as they are, a request is matched once; `include_router` would match it in the router again.
     for router in (
-        auth_routes(services.accounts, signed_in, limiter, settings, client=scale.client_address),
         post_routes(services.posts, services.search, signed_in, limiter, settings),
-        file_routes(services.files),
         user_routes(services.users, services.posts, signed_in),
         circle_routes(services.circles, services.posts, services.circle_feed, signed_in, limiter, settings),
+        auth_routes(services.accounts, signed_in, limiter, settings, client=scale.client_address),
+        file_routes(services.files),
         quote_routes(services.quotes, services.history, signed_in),
         notification_routes(services.devices, signed_in),
         cron_routes(services.quotes, settings),
         web_routes(VERSION),
     ):
-        app.include_router(router)
+        app.router.routes.extend(router.routes)
 
     # Added from the inside out: the last is the outermost, so that refusals and crashes have CORS headers too.
     scale.install(app)
@@ -90,6 +90,5 @@ def create_app(settings: SmritiSettings | None = None) -> FastAPI:
         allow_headers=["*"],
     )
     app.add_middleware(ClientPathsMiddleware)
-    app.add_middleware(RequestIdMiddleware)
     app.openapi = api_document(app)  # type: ignore[method-assign]
     return app

@@ -39,7 +39,7 @@ class Services:
     """
 
     def __init__(self, settings: SmritiSettings) -> None:
-        self.settings = settings
+        self.settings = settings = settings.effective
         self.scale = scale = Scale(settings, indexes=INDEXES, identity=_verified_user)
         secret = settings.secret_key.get_secret_value()
         self.tokens = Tokens(secret, algorithm=settings.algorithm, lifetime=settings.access_token_expire_minutes)
@@ -48,6 +48,7 @@ class Services:
         self.pusher = pusher_from(
             path=settings.firebase_credentials_path, text=firebase.get_secret_value() if firebase else None
         )
+        scale.limiter.enabled = settings.primitives == "on"
         newest_first = scale.paginator(NEWEST_FIRST)
         self.background = Background(settings, self)
         self.files = Files(store_of(settings), public_url=settings.public_url)
@@ -66,9 +67,11 @@ class Services:
     @contextlib.asynccontextmanager
     async def opened(self, app: Any = None) -> AsyncIterator[None]:
         """Open on start, close on stop."""
+        uncached = self.scale.cache.disabled() if self.settings.primitives == "off" else contextlib.nullcontext()
         async with self.scale.lifespan(app):
             try:
-                yield
+                with uncached:
+                    yield
             finally:
                 await self.background.aclose()
                 await self.pusher.aclose()
@@ -85,10 +88,13 @@ def store_of(settings: SmritiSettings) -> ObjectStore | None:
         case "s3":
             return S3Store(settings.s3_bucket, region=settings.s3_region, endpoint=settings.s3_endpoint)
         case "cloudinary":
+            elsewhere = settings.cloudinary_endpoint
+            urls = {"api_url": elsewhere, "delivery_url": elsewhere} if elsewhere else {}
             return CloudinaryStore(
                 settings.cloudinary_cloud_name,
                 api_key=settings.cloudinary_api_key,
                 api_secret=settings.cloudinary_api_secret.get_secret_value(),
+                **urls,
             )
         case "none":
             return None

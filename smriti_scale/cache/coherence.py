@@ -19,9 +19,10 @@ from typing import Any, Literal
 
 from redis.asyncio.connection import AbstractConnection
 
-from smriti_scale.cache.cancelling import cancel
+from smriti_scale.cancelling import cancel
 from smriti_scale.errors import DeadlineExceeded
-from smriti_scale.redis_link import REDIS_ERRORS, RedisLink
+from smriti_scale.redis_failures import REDIS_ERRORS
+from smriti_scale.redis_link import RedisLink
 
 _log = logging.getLogger("smriti_scale.cache")
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Collection, Coroutine
 from typing import Any, Generic, TypeVar
 
-from smriti_scale.cache.cancelling import cancel
+from smriti_scale.cancelling import cancel
 from smriti_scale.errors import ScaleError
 
 T = TypeVar("T")

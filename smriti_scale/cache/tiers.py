@@ -16,7 +16,6 @@ from typing import Any
 
 import cachetools
 
-from smriti_scale.cache.cancelling import cancel
 from smriti_scale.cache.changes import Changes, tag_name
 from smriti_scale.cache.coherence import Channel, Waiters
 from smriti_scale.cache.entry import Entry, Record, early_by
@@ -30,11 +29,13 @@ from smriti_scale.cache.stats import Counters
 from smriti_scale.cache.stores.memory import MemoryStore
 from smriti_scale.cache.stores.redis import RedisStore, RedisUnavailable
 from smriti_scale.cache.wire import unpack
+from smriti_scale.cancelling import cancel
 from smriti_scale.clock import Clock
 from smriti_scale.context import causal_position
 from smriti_scale.errors import ConfigurationError
 from smriti_scale.events import CacheChannelChanged, CacheRejected, Events
-from smriti_scale.redis_link import REDIS_ERRORS, RedisLink
+from smriti_scale.redis_failures import REDIS_ERRORS
+from smriti_scale.redis_link import RedisLink
 
 _log = logging.getLogger("smriti_scale.cache")
 

@@ -97,6 +97,7 @@ class Connection:
         self._events = events
         self.scope = scope
         self.patience = options.write_timeout
+        self.commenting = options.comment
         self._refreshing: asyncio.Task[None] | None = None
         self._late: set[asyncio.Future[Any]] = set()
         self._may_probe = True
@@ -174,6 +175,10 @@ class Connection:
         """
         position, replicas = scope.at, self.replicas
         if not self._may_probe or type(self.read_preference) in (Primary, PrimaryPreferred):
+            # The primary serves. It is asked before whether a position that nobody here has heard of is good at all:
+            # one that it refuses would fail every command of the caller.
+            if position > replicas.newest:
+                await self._probe(scope, None)
             return
         secondaries = self._secondaries()
         if any(replicas.reached.get(node.address, 0) >= position for node in secondaries):
@@ -197,7 +202,7 @@ class Connection:
             failure = error
             if (error.details or {}).get("codeName") in _REFUSALS:
                 raise InvalidCausalToken("refused") from error
-            if error.code == _UNAUTHORIZED:
+            if error.code == _UNAUTHORIZED and self._may_probe:
                 self._may_probe = False
                 _log.warning("may not ask secondaries how far they are, so the primary serves instead: %s", error)
         except (ConnectionFailure, TimeoutError) as error:

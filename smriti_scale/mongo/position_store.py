@@ -17,7 +17,8 @@ from smriti_scale.clock import SYSTEM_CLOCK, Clock
 from smriti_scale.errors import ConfigurationError, ScaleError
 from smriti_scale.events import Events
 from smriti_scale.mongo.causal_token import CausalToken
-from smriti_scale.redis_link import REDIS_FAILURES, RedisClient, RedisLink, RedisScript
+from smriti_scale.redis_failures import REDIS_FAILURES
+from smriti_scale.redis_link import RedisClient, RedisLink, RedisScript
 
 _UNANSWERED: tuple[type[Exception], ...] = (ScaleError, RedisError, UnicodeDecodeError, *REDIS_FAILURES)
 _PUT = RedisScript(files("smriti_scale.mongo").joinpath("position.lua").read_text(encoding="utf-8"))
@@ -27,7 +28,7 @@ class PositionStore:
     """Positions by identity.
 
     Args:
-        redis: a URL, or a client (which stays the caller's to close).
+        redis: a URL, or a client or link (which stays the caller's to close).
         namespace: prefix of the keys. Identities themselves are not stored, only their SHA-256.
         ttl: seconds to remember a position.
         timeout: deadline of each call, seconds.
@@ -37,7 +38,7 @@ class PositionStore:
 
     def __init__(
         self,
-        redis: str | RedisClient,
+        redis: str | RedisClient | RedisLink,
         *,
         namespace: str = "app",
         ttl: float = 60.0,
@@ -47,7 +48,9 @@ class PositionStore:
     ) -> None:
         if ttl < 1:
             raise ConfigurationError(f"ttl must be a second or more, not {ttl!r}")
-        self._link = RedisLink(redis)
+        self._owns_link = not isinstance(redis, RedisLink)
+        self._link = redis if isinstance(redis, RedisLink) else RedisLink(redis)
+        self._timeout = timeout
         self._namespace = namespace
         self._ttl = round(ttl)
         self._breaker = CircuitBreaker(
@@ -65,26 +68,35 @@ class PositionStore:
     async def get(self, identity: str) -> CausalToken | None:
         """Where this caller stands; None when it is not known, or Redis does not answer."""
         try:
-            found = await self._breaker.call(self._link.client.get(self._key(identity)))
-            if found is None:
-                return None
-            text = found.decode() if isinstance(found, bytes) else str(found)
-            return CausalToken.decode(text.partition(":")[2])
-        except _UNANSWERED:
+            self._breaker.check()
+            found = await self._link.pipe.send("GET", self._key(identity), timeout=self._timeout, again=True)
+            self._breaker.succeeded()
+            return CausalToken.decode(found.decode().partition(":")[2]) if found is not None else None
+        except _UNANSWERED as error:
+            self._noted(error)
             return None
 
     async def put(self, identity: str, token: CausalToken) -> bool:
         """Remember where this caller stands, unless it is known to be further. Returns whether Redis took it."""
         value = f"{token.operation_time:016x}:{token.encode()}"
         try:
-            await self._breaker.call(_PUT.run(self._link.client, [self._key(identity)], [value, self._ttl]))
-        except _UNANSWERED:
+            self._breaker.check()
+            args: list[str | int] = [value, self._ttl]
+            await _PUT.send(self._link.pipe, [self._key(identity)], args, timeout=self._timeout, again=True)
+        except _UNANSWERED as error:
+            self._noted(error)
             return False
+        self._breaker.succeeded()
         return True
 
     async def aclose(self) -> None:
-        """Close the running loop's connection."""
-        await self._link.aclose()
+        """Close the running loop's connection, unless the link was given."""
+        if self._owns_link:
+            await self._link.aclose()
+
+    def _noted(self, error: Exception) -> None:
+        if isinstance(error, REDIS_FAILURES):
+            self._breaker.failed(error)
 
     def _key(self, identity: str) -> str:
         return f"{self._namespace}:position:{hashlib.sha256(identity.encode()).hexdigest()[:32]}"

@@ -29,6 +29,9 @@ T = TypeVar("T")
 
 _BACKOFF_FIRST = 0.005
 _BACKOFF_MAX = 0.5
+_ABORT_TIMEOUT = 5.0
+_NEARLY = 0.1
+"""Seconds before the deadline at which a timeout counts as its own: the driver keeps a round trip in reserve."""
 
 IN_TRANSACTION: ContextVar[bool] = ContextVar("smriti_scale.mongo.in_transaction", default=False)
 """Set inside `MongoClients.transaction`."""
@@ -62,36 +65,44 @@ async def run_transaction(
                 pause = random.random() * min(_BACKOFF_FIRST * 1.5**attempt, _BACKOFF_MAX)
                 await asyncio.sleep(min(pause, max(0.0, deadline - clock.monotonic())))
             try:
-                with pymongo.timeout(max(0.001, deadline - clock.monotonic())):
-                    return await _once(session, work, write_concern, lambda: clock.monotonic() < deadline)
+                return await _once(session, work, write_concern, lambda: deadline - clock.monotonic())
             except PyMongoError as error:
-                if not error.has_error_label("TransientTransactionError"):
-                    raise
-                if clock.monotonic() >= deadline:
+                over = clock.monotonic() >= deadline - _NEARLY
+                if over and error.has_error_label("UnknownTransactionCommitResult"):
+                    raise DatabaseUnavailable(
+                        f"whether the transaction was committed was not known after {timeout:g} s: {error}"
+                    ) from error
+                if over and (error.timeout or error.has_error_label("TransientTransactionError")):
                     raise DatabaseUnavailable(
                         f"the transaction could not be finished within {timeout:g} s ({attempt + 1} tries): {error}"
                     ) from error
+                if not error.has_error_label("TransientTransactionError"):
+                    raise
             attempt += 1
 
 
 async def _once(
-    session: Any, work: Callable[[], Awaitable[T]], write_concern: WriteConcern, in_time: Callable[[], bool]
+    session: Any, work: Callable[[], Awaitable[T]], write_concern: WriteConcern, left: Callable[[], float]
 ) -> T:
     begun = session.start_transaction(read_preference=Primary(), write_concern=write_concern)
     if inspect.isawaitable(begun):
         await begun
     try:
-        result = await work()
+        with pymongo.timeout(max(0.001, left())):
+            result = await work()
     except BaseException:
         if session.in_transaction:
-            await session.abort_transaction()
+            # With time of its own: a transaction that nobody aborts holds its locks for a minute.
+            with pymongo.timeout(_ABORT_TIMEOUT):
+                await session.abort_transaction()
         raise
     while True:
         try:
-            await session.commit_transaction()
+            with pymongo.timeout(max(0.001, left())):
+                await session.commit_transaction()
         except PyMongoError as error:
             # The server keeps the outcome of a commit, so to ask again is safe.
-            if error.has_error_label("UnknownTransactionCommitResult") and in_time():
+            if error.has_error_label("UnknownTransactionCommitResult") and left() > 0:
                 continue
             raise
         return result

@@ -11,6 +11,7 @@ from typing import Any
 
 from pymongo.errors import (
     AutoReconnect,
+    BulkWriteError,
     ConnectionFailure,
     NetworkTimeout,
     NotPrimaryError,
@@ -23,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from smriti_scale.errors import DatabaseUnavailable
+from smriti_scale.mongo.causal_driver import STEPPED_DOWN
 
 
 class NoPrimary(ServerSelectionTimeoutError, DatabaseUnavailable):
@@ -83,12 +85,16 @@ def _first_line(error: BaseException) -> str:
     )
 
 
-UNAVAILABLE: tuple[type[Exception], ...] = (DatabaseUnavailable, ConnectionFailure, WTimeoutError)
+UNAVAILABLE: tuple[type[Exception], ...] = (DatabaseUnavailable, ConnectionFailure, WTimeoutError, BulkWriteError)
 """What `unavailable_response` answers: register it for each."""
+
+_WRITE_CONCERN_FAILED = 64
 
 
 async def unavailable_response(request: Request, error: Exception) -> Response:
     """An exception handler for Starlette and FastAPI: 503 with `Retry-After`, and nothing of the cluster's inside.
+
+    A `BulkWriteError` is answered when none of its errors is the application's own (a duplicate key, say), else raised.
 
     ```python
     for kind in UNAVAILABLE:
@@ -96,13 +102,24 @@ async def unavailable_response(request: Request, error: Exception) -> Response:
     ```
     """
     retry_after = getattr(error, "retry_after", 5.0)
-    if isinstance(error, WriteConcernError):
+    if isinstance(error, BulkWriteError):
+        if not _is_unavailability(error):
+            raise error
+        detail = "the writes were not all confirmed in time; some may have been done"
+    elif isinstance(error, WriteConcernError):
         detail = "the write was not confirmed by a majority in time; it may have been done"
     else:
         detail = "the database is not available at the moment; try again"
     return JSONResponse(
         {"detail": detail}, status_code=503, headers={"Retry-After": str(max(1, math.ceil(retry_after)))}
     )
+
+
+def _is_unavailability(error: BulkWriteError) -> bool:
+    details = error.details
+    refused = {each.get("code") for each in details.get("writeErrors", ())}
+    unconfirmed = {each.get("code") for each in details.get("writeConcernErrors", ())}
+    return refused <= STEPPED_DOWN and unconfirmed <= STEPPED_DOWN | {_WRITE_CONCERN_FAILED}
 
 
 def handle_unavailable(app: Any) -> None:

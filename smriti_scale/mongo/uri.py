@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 from smriti_scale.errors import ConfigurationError
 
 _READ_OPTIONS = frozenset({"readpreference", "readpreferencetags", "maxstalenessseconds", "readconcernlevel"})
+_SECRET_OPTIONS = frozenset({"tlscertificatekeyfilepassword", "authmechanismproperties", "proxypassword"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class MongoURI:
     scheme: str
     hosts: frozenset[str]
     path: str
-    options: tuple[tuple[str, str], ...]
+    options: tuple[tuple[str, str], ...] = field(repr=False)
     credentials: str = field(repr=False)
 
     @classmethod
@@ -53,6 +54,12 @@ class MongoURI:
         )
         if not named:
             raise ConfigurationError(f"the MongoDB URI {redacted(uri)!r} names no host")
+        ports = [host.rpartition(":")[2] for host in named if ":" in host.rpartition("]")[2]]
+        if "@" in path or not all(port.isdigit() for port in ports):
+            raise ConfigurationError(
+                f"the MongoDB URI {redacted(uri)!r} cannot be taken apart: escape the user name and the password with "
+                "urllib.parse.quote_plus, and give ports as numbers"
+            )
         options = tuple((name.lower(), value) for name, value in parse_qsl(query, keep_blank_values=True))
         return cls(scheme, named, path, options, credentials)
 
@@ -86,9 +93,16 @@ class MongoURI:
 
 
 def redacted(uri: str) -> str:
-    """The URI without its credentials, fit for a log or an error."""
+    """The URI without its credentials, fit for a log or an error; of one that is malformed, rather less than more."""
     scheme, _, rest = uri.partition("://")
-    authority, slash, tail = rest.partition("/")
-    if "@" in authority:
-        authority = f"***@{authority.rpartition('@')[2]}"
-    return f"{scheme}://{authority}{slash}{tail}"
+    # A password that is not escaped as it must be can hold any of the marks that part a URI.
+    if "@" in rest:
+        within = rest.partition("?")[0]
+        rest = f"***{rest[(within if '@' in within else rest).rindex('@') :]}"
+    front, mark, query = rest.partition("?")
+    return f"{scheme}://{front}{mark}{'&'.join(map(_shown_option, query.split('&')))}"
+
+
+def _shown_option(option: str) -> str:
+    name, equals, _ = option.partition("=")
+    return f"{name}{equals}***" if name.lower() in _SECRET_OPTIONS else option

@@ -114,13 +114,16 @@ class SLOEvaluator:
                 samples.setdefault(sample.name, []).append(sample)
         except Exception:  # noqa: BLE001 - whatever a collector raises, the next look may succeed
             _log.exception("the metrics could not be read")
-            samples = {}
+        else:
+            self._take_in(now, samples)
+        self._statuses = tuple(track.status(now, wall) for track in self._tracks)
+
+    def _take_in(self, now: float, samples: Samples) -> None:
         for track in self._tracks:
             try:
                 track.look(now, samples)
             except ConfigurationError as error:
                 track.complain(error)
-        self._statuses = tuple(track.status(now, wall) for track in self._tracks)
 
     def _tell(self) -> None:
         if self.alerts is not None:

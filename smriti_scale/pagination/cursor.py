@@ -1,8 +1,11 @@
 """Cursors: a position in a list as signed, opaque, URL-safe text.
 
 A cursor holds the sort values of one row, as BSON, so that every type comes back exactly as it was. It is signed with
-HMAC-SHA256 (RFC 2104, cut to 128 bits), and what is signed includes the list it belongs to: collection, sort, filter
-and scope. The signature is compared in constant time before anything inside is read.
+HMAC (RFC 2104) over BLAKE2b (RFC 7693), cut to 128 bits, and what is signed includes the list it belongs to:
+collection, sort, filter and scope. The signature is compared in constant time before anything inside is read.
+
+Why BLAKE2b: a page makes two signatures and checks one, with whatever else the process does in between, and OpenSSL's
+one-shot HMAC-SHA256 costs 10 to 25 µs a call when its code has left the processor's cache; this one costs about 6.
 
 Layout, before base64url without padding (RFC 4648, section 5):
 
@@ -20,9 +23,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from binascii import Error as Base64Error, a2b_base64, b2a_base64
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hmac import compare_digest
 from typing import Any, NamedTuple
 
 import bson
@@ -39,11 +43,24 @@ MAX_LENGTH = 8_000
 """Longer text is refused unread, and longer cursors are never made: no URL carries them."""
 
 _VERSION = 1
+_NAMES = tuple(map(str, range(64)))
 _BACKWARD, _INCLUSIVE, _TIES, _EXPIRES = 1, 2, 4, 8
+_HEADS = tuple(bytes((_VERSION, flags)) for flags in range(16))
 _MAC = 16
 _KEPT = 1_024
+_LONGEST_KEPT = 1_024
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _TO_URL = bytes.maketrans(b"+/", b"-_")
-_FROM_URL = bytes.maketrans(b"-_", b"+/")
+# What is not of the base64url alphabet becomes what is not of base64's, so that one cursor has one spelling.
+_FROM_URL = bytes.maketrans(b"-_+/=", b"+/!!!")
+_PADDING = (b"", b"", b"==", b"=")
+_ENDS: tuple[frozenset[int], ...] = (
+    frozenset(_BASE64),
+    frozenset(),
+    frozenset(b"AQgw"),
+    frozenset(b"AEIMQUYcgkosw048"),
+)
+"""How a text of each length modulo 4 may end: the bits that its last character has to spare are zero."""
 _HINTS = 6
 _REASONS = ("sort", "filter", "scope")
 _DEFAULT_OPTIONS: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
@@ -67,9 +84,9 @@ class Position(NamedTuple):
     ties: bool = False
 
 
-@dataclass(slots=True)  # not frozen: one is made for every page, and freezing costs more than the rest of it
+@dataclass(slots=True)  # not frozen, which costs more than the rest of making one
 class Binding:
-    """What a cursor belongs to, as bytes: made by `CursorCodec.bind`."""
+    """What a cursor belongs to, as bytes: made by `CursorCodec.bind`, and shared by all pages of the list."""
 
     digest: bytes
     parts: tuple[bytes, bytes, bytes]
@@ -79,7 +96,10 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class _Keys:
-    sign: bytes
+    """What one secret makes: the two halves of the HMAC, begun with the key, and the key of the hints."""
+
+    inner: hashlib.blake2b
+    outer: hashlib.blake2b
     hint: bytes
 
 
@@ -95,7 +115,7 @@ class CursorCodec:
         ConfigurationError: no secret, a short one, or a lifetime that is not positive.
     """
 
-    __slots__ = ("_clock", "_expires", "_hints", "_keys", "_orderings")
+    __slots__ = ("_bindings", "_clock", "_expires", "_keys", "_orderings")
 
     def __init__(
         self, secret: Secret | Sequence[Secret], *, expires: float | None = None, clock: Clock = SYSTEM_CLOCK
@@ -109,7 +129,7 @@ class CursorCodec:
         self._expires = expires
         self._clock = clock
         self._orderings: dict[tuple[str, SortKeys], bytes] = {}
-        self._hints: dict[bytes, bytes] = {}
+        self._bindings: dict[bytes, Binding] = {}
 
     def bind(
         self,
@@ -141,8 +161,15 @@ class CursorCodec:
         parts = (ordering, chosen, whose)
         # With the lengths of all but the last, no two different lists give the same bytes.
         whole = b"%d,%d,%b%b%b" % (len(ordering), len(chosen), ordering, chosen, whose)
-        hints = self._hint(ordering) + self._hint(chosen) + self._hint(whose)
-        return Binding(hashlib.sha256(whole).digest(), parts, hints, options)
+        known = self._bindings.get(whole)
+        if known is None or known.options is not options:  # kept, since the same readers page the same lists
+            hints = b"".join([_hint(self._keys[0], part) for part in parts])
+            known = Binding(hashlib.blake2b(whole, digest_size=32).digest(), parts, hints, options)
+            if len(whole) <= _LONGEST_KEPT:
+                if len(self._bindings) >= _KEPT:
+                    self._bindings.clear()
+                self._bindings[whole] = known
+        return known
 
     def _ordering(self, collection: str, sort: SortKeys) -> bytes:
         """A list's collection and sort as bytes; kept, since an application has a few of them."""
@@ -152,17 +179,6 @@ class CursorCodec:
             known = repr((collection, [(field, direction) for field, direction in sort])).encode()
             if len(self._orderings) < _KEPT:
                 self._orderings[key] = known
-        return known
-
-    def _hint(self, part: bytes) -> bytes:
-        """The hint of the signing key for a part; kept, since the same readers page the same lists."""
-        known = self._hints.get(part)
-        if known is None:
-            known = _hint(self._keys[0], part)
-            if len(part) <= 256:
-                if len(self._hints) >= _KEPT:
-                    self._hints.clear()
-                self._hints[part] = known
         return known
 
     def encode(self, position: Position | Sequence[Any], binding: Binding | None = None) -> str:
@@ -192,16 +208,20 @@ class CursorCodec:
         ties: bool = False,
     ) -> str:
         """`encode` without the `Position`, for two cursors a page."""
-        keys = self._keys[0]
-        flags = backward * _BACKWARD | inclusive * _INCLUSIVE | ties * _TIES
-        expiry = b""
-        if self._expires is not None:
-            flags |= _EXPIRES
+        flags = 0
+        if backward:
+            flags = _BACKWARD
+        if inclusive:
+            flags |= _INCLUSIVE
+        if ties:
+            flags |= _TIES
+        document = bson.encode(dict(zip(_NAMES, values, strict=False)), codec_options=binding.options)
+        if self._expires is None:
+            body = _HEADS[flags] + binding.hints + document
+        else:
             expiry = min(int(self._clock.time() + self._expires), 0xFFFF_FFFF).to_bytes(4, "big")
-        numbered = {str(place): value for place, value in enumerate(values)}
-        document = bson.encode(numbered, codec_options=binding.options)
-        body = b"".join((bytes((_VERSION, flags)), expiry, binding.hints, document))
-        token = _text(body + _sign(keys, body, binding)).decode("ascii")
+            body = _HEADS[flags | _EXPIRES] + expiry + binding.hints + document
+        token = _text(body + _sign(self._keys[0], body, binding)).decode("ascii")
         if len(token) > MAX_LENGTH:
             raise ConfigurationError(
                 f"a cursor of {len(token)} characters fits no URL: the list is sorted by very long values; "
@@ -221,7 +241,7 @@ class CursorCodec:
         body, signature = raw[:-_MAC], raw[-_MAC:]
         verified = False
         for keys in self._keys:  # every key is tried, whichever fits: time tells nothing about which
-            verified |= hmac.compare_digest(_sign(keys, body, binding), signature)
+            verified |= compare_digest(_sign(keys, body, binding), signature)
         if not verified:
             raise InvalidCursor(self._why(body, binding))
         if body[0] != _VERSION:
@@ -235,12 +255,7 @@ class CursorCodec:
             values = bson.decode(body[at + _HINTS :], codec_options=binding.options)
         except (BSONError, ValueError, OverflowError):
             raise InvalidCursor("malformed") from None
-        return Position(
-            tuple(values.values()),
-            backward=bool(flags & _BACKWARD),
-            inclusive=bool(flags & _INCLUSIVE),
-            ties=bool(flags & _TIES),
-        )
+        return Position(tuple(values.values()), flags & _BACKWARD != 0, flags & _INCLUSIVE != 0, flags & _TIES != 0)
 
     def _why(self, body: bytes, binding: Binding) -> str:
         """The likeliest reason for a signature that does not fit, by the unsigned hints: for logs, never for trust."""
@@ -307,11 +322,20 @@ def _derive(secret: Secret) -> _Keys:
             f"a cursor secret has {len(raw)} bytes; at least 16 are needed: "
             "python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one"
         )
-    return _Keys(hmac.digest(raw, _PURPOSE_SIGN, "sha256"), hmac.digest(raw, _PURPOSE_HINT, "sha256"))
+    sign = hmac.digest(raw, _PURPOSE_SIGN, "sha256").ljust(hashlib.blake2b.MAX_KEY_SIZE * 2, b"\0")
+    return _Keys(
+        hashlib.blake2b(bytes([byte ^ 0x36 for byte in sign])),
+        hashlib.blake2b(bytes([byte ^ 0x5C for byte in sign])),
+        hmac.digest(raw, _PURPOSE_HINT, "sha256"),
+    )
 
 
 def _sign(keys: _Keys, body: bytes, binding: Binding) -> bytes:
-    return hmac.digest(keys.sign, binding.digest + body, "sha256")[:_MAC]
+    """`hmac.digest(key, binding.digest + body, "blake2b")`, from where the key has been taken in already."""
+    inner, outer = keys.inner.copy(), keys.outer.copy()
+    inner.update(binding.digest + body)
+    outer.update(inner.digest())
+    return outer.digest()[:_MAC]
 
 
 def _hint(keys: _Keys, part: bytes) -> bytes:
@@ -326,13 +350,16 @@ def _text(raw: bytes) -> bytes:
 def _unpack(token: Any) -> bytes:
     if not isinstance(token, str) or not 0 < len(token) <= MAX_LENGTH or not token.isascii():
         raise InvalidCursor("malformed")
-    text = token.encode("ascii")
+    text = token.encode("ascii").translate(_FROM_URL)
+    over = len(text) & 3
+    # Python skips spare bits; one cursor has one spelling here.
+    if text[-1] not in _ENDS[over]:
+        raise InvalidCursor("malformed")
     try:
-        raw = a2b_base64(text.translate(_FROM_URL) + b"=" * (-len(text) % 4))
-    except (Base64Error, ValueError):
+        raw = a2b_base64(text + _PADDING[over], strict_mode=True)
+    except ValueError:
         raise InvalidCursor("malformed") from None
-    # Python skips foreign characters and spare bits; one cursor has one spelling here.
-    if _text(raw) != text or len(raw) < 2 + 4 + _HINTS + _MAC:
+    if len(raw) < 2 + 4 + _HINTS + _MAC:
         raise InvalidCursor("malformed")
     return raw
 

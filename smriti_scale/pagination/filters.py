@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,8 @@ Filter = Mapping[str, Any]
 
 _RANGE = {"$gt": ("lower", True), "$gte": ("lower", False), "$lt": ("upper", True), "$lte": ("upper", False)}
 # These order or select rows on their own terms, so a position in an index means nothing beside them.
+MAX_RANGES = 200
+"""The most index ranges that the server merges (`internalQueryMaxScansToExplode`); beyond, it sorts the whole list."""
 _UNPAGEABLE = ("$near", "$nearSphere", "$geoNear")
 
 
@@ -48,17 +50,31 @@ class FilterReading:
     residual: dict[str, None] = field(default_factory=dict)
     text: bool = False
     impossible: bool = False
+    _shape: tuple[Any, ...] | None = None
 
     @property
     def shape(self) -> tuple[Any, ...]:
         """What a plan depends on: the fields and how each is constrained, not the values."""
-        parts = (self.equal, self.members, self.lower, self.upper, self.residual)
-        return tuple([tuple(sorted(fields)) if fields else () for fields in parts])
+        if self._shape is None:
+            parts = (self.equal, self.members, self.lower, self.upper, self.residual)
+            self._shape = tuple([tuple(sorted(fields)) if fields else () for fields in parts])
+            if len(self.members) > 1 and self.ranges(self.members) > MAX_RANGES:
+                # How many values there are decides which of the fields an index can begin with.
+                self._shape += tuple([len(self.members[name]) for name in self._shape[1]])
+        return self._shape
+
+    def ranges(self, fields: Iterable[str]) -> int:
+        """How many index ranges the `$in` conditions on these fields make together."""
+        # Null takes two: the server looks for the old type `undefined` as well.
+        return math.prod(len(self.members[name]) + (None in self.members[name]) for name in fields)
 
     def combinations(self, fields: Sequence[str]) -> list[dict[str, Any]]:
         """Every way to fix `fields`, each as a mapping from field to value."""
         choices = [self.members[name] if name in self.members else (self.equal[name],) for name in fields]
         return [dict(zip(fields, values, strict=True)) for values in itertools.product(*choices)]
+
+
+_EVERYTHING = FilterReading()
 
 
 def read_filter(filter: Filter, *, max_members: int = 20) -> FilterReading:
@@ -67,6 +83,8 @@ def read_filter(filter: Filter, *, max_members: int = 20) -> FilterReading:
     Raises:
         ConfigurationError: the filter orders rows itself (`$near`), so no sort of ours can page it.
     """
+    if not filter:
+        return _EVERYTHING
     equal: dict[str, Any] = {}
     members: dict[str, tuple[Any, ...]] = {}
     lower: dict[str, Bound] = {}

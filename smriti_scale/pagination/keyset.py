@@ -12,11 +12,12 @@ The usual `$or` of `$gt` is neither: query operators never cross from one BSON t
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from bson import MaxKey, MinKey, ObjectId
+from bson import Int64, MaxKey, MinKey, ObjectId
 
 from smriti_scale.errors import ConfigurationError
 from smriti_scale.pagination.filters import FilterReading
@@ -24,6 +25,9 @@ from smriti_scale.pagination.filters import FilterReading
 _LEAST, _GREATEST = MinKey(), MaxKey()
 _MAX_FIELDS = 4
 _OID_LAST = (1 << 96) - 1
+_PLAIN = frozenset({dt.datetime, ObjectId, str, bool, int, Int64, float})
+"""Types whose values a query tests for equality just as an expression does."""
+_BYTES = tuple(bytes([value]) for value in range(256))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,9 @@ class IndexPath:
         prefix: the fields fixed by the filter.
         ordered: the sort fields that follow, in the list's directions.
         reverse: the index runs against the list.
+
+    What every page needs is worked out once: the sorts `forward` and `backward`, the index's fields after the sort
+    (`trailing`), the direction of `_id` in the index when it ends the sort (`id_direction`, else 0).
     """
 
     name: str
@@ -92,10 +99,22 @@ class IndexPath:
     prefix: tuple[str, ...]
     ordered: tuple[tuple[str, int], ...]
     reverse: bool
+    forward: list[tuple[str, int]] = field(init=False, compare=False, repr=False)
+    backward: list[tuple[str, int]] = field(init=False, compare=False, repr=False)
+    trailing: tuple[tuple[str, int], ...] = field(init=False, compare=False, repr=False)
+    id_direction: int = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        place = len(self.prefix) + len(self.ordered)
+        object.__setattr__(self, "trailing", self.keys[place:])
+        ends_with_id = bool(self.ordered) and self.ordered[-1][0] == "_id"
+        object.__setattr__(self, "id_direction", self.keys[place - 1][1] if ends_with_id else 0)
+        object.__setattr__(self, "forward", list(self.ordered))
+        object.__setattr__(self, "backward", [(name, -direction) for name, direction in self.ordered])
 
     def sort(self, *, backward: bool) -> list[tuple[str, int]]:
-        """The sort that makes the server walk this index in the right direction."""
-        return [(name, -direction if backward else direction) for name, direction in self.ordered]
+        """The sort that makes the server walk this index in the right direction. Not to be changed."""
+        return self.backward if backward else self.forward
 
 
 @dataclass(slots=True)  # not frozen: one is made for every page
@@ -127,17 +146,18 @@ def page_bounds(
     """
     if anchor is None:
         return Bounds(_open_end(path, fixed, reading, at_start=True), _open_end(path, fixed, reading, at_start=False))
-    here = {name: fixed[name] for name in path.prefix}
+    here: dict[str, Any] = {}
+    for name in path.prefix:
+        here[name] = fixed[name]
     for name, _ in path.ordered:
         here[name] = anchor[name]
-    trailing = path.keys[len(here) :]
     beyond = None
     onward = backward == path.reverse
-    if onward and path.ordered[-1][0] == "_id":
-        beyond = _neighbour(here["_id"], path.keys[len(here) - 1][1])
+    if onward and path.id_direction:
+        beyond = _neighbour(here["_id"], path.id_direction)
         if beyond is not None:
             here["_id"] = beyond
-    for name, direction in trailing:
+    for name, direction in path.trailing:
         here[name] = _extreme(direction, at_start=True)
     if not onward:  # towards the index's start: `max` is exclusive, which is what is wanted
         return Bounds(_open_end(path, fixed, reading, at_start=True), here)
@@ -173,14 +193,20 @@ def comparison(
     if values[keys[0][0]] is None and after == "$gt":
         # No index serves `$ifNull`, and without it the missing would be lost. Next to nothing sorts before null.
         return [{"$expr": {"$or": [{after: operand}, {"$and": [{"$eq": operand}, rest]}]}}]
-    bound = [f"${keys[0][0]}", operand[1]]
-    return [{"$expr": {f"{after}e": bound}}, {"$expr": {"$or": [{"$ne": operand}, rest]}}]
+    name, value = keys[0][0], values[keys[0][0]]
+    bound = {"$expr": {f"{after}e": [f"${name}", operand[1]]}}
+    if type(value) in _PLAIN and value == value:  # not NaN
+        # Plain equality says the same of such a value, and most rows then cost no expression.
+        return [bound, {"$nor": [{name: value, "$expr": {"$not": [rest]}}]}]
+    return [bound, {"$expr": {"$or": [{"$ne": operand}, rest]}}]
 
 
 def _open_end(
     path: IndexPath, fixed: Mapping[str, Any], reading: FilterReading, *, at_start: bool
 ) -> dict[str, Any] | None:
     """The end of the range that no anchor sets: the filter's own range, or the end of the prefix."""
+    if not path.prefix and not reading.lower and not reading.upper:
+        return None
     name, direction = path.keys[len(path.prefix)] if len(path.keys) > len(path.prefix) else ("", 1)
     bound = (reading.lower if (direction > 0) == at_start else reading.upper).get(name)
     rest = path.keys[len(path.prefix) + 1 :]
@@ -206,5 +232,9 @@ def _neighbour(value: Any, direction: int) -> ObjectId | None:
     """The ObjectId right after `value` in an index of that direction: nothing sorts between the two."""
     if type(value) is not ObjectId:
         return None
-    number = int.from_bytes(value.binary, "big") + direction
+    raw = value.binary
+    last = raw[11] + direction
+    if 0 <= last <= 255:  # nearly always: no carry
+        return ObjectId(raw[:11] + _BYTES[last])
+    number = int.from_bytes(raw, "big") + direction
     return ObjectId(number.to_bytes(12, "big")) if 0 <= number <= _OID_LAST else None

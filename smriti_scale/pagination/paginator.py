@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from bson.codec_options import CodecOptions
@@ -14,7 +15,7 @@ from smriti_scale.errors import ConfigurationError, InvalidCursor
 from smriti_scale.events import CursorRejected, Events
 from smriti_scale.pagination.assembly import assemble
 from smriti_scale.pagination.cursor import Binding, CursorCodec, Position, Secret
-from smriti_scale.pagination.filters import FilterReading, read_filter
+from smriti_scale.pagination.filters import MAX_RANGES, FilterReading, read_filter
 from smriti_scale.pagination.keyset import SortSpec
 from smriti_scale.pagination.page import Page
 from smriti_scale.pagination.plan import ListPlan, index_for
@@ -24,6 +25,8 @@ from smriti_scale.pagination.reading import Document, PageRequest, read_rows
 from smriti_scale.pagination.relevance import best_keys, load, relevance_keys
 from smriti_scale.pagination.stages import Pipeline, dress, split
 from smriti_scale.pagination.totals import Total, Totals
+
+_NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
 class CursorPaginator:
@@ -39,7 +42,8 @@ class CursorPaginator:
             when the filter is empty, else as `exact`), or `none`.
         max_total: where counting stops; None counts to the end.
         expires: seconds a cursor lives; None for ever.
-        max_merge: the most ranges that `$in` conditions may be served by.
+        max_merge: the most values of an `$in` that an index may serve by one range each. The ranges of several `$in`
+            multiply, and the server merges 200 of them: beyond, an index without one of the fields is taken.
         clock: where the time comes from.
         events: told of every cursor that is refused.
 
@@ -67,8 +71,8 @@ class CursorPaginator:
             raise ConfigurationError(
                 f"default_limit={default_limit}, max_limit={max_limit}: 1 <= default_limit <= max_limit is needed"
             )
-        if not 1 <= max_merge <= 200:  # the server itself stops merging at 200 ranges
-            raise ConfigurationError(f"max_merge={max_merge} must be from 1 to 200")
+        if not 1 <= max_merge <= MAX_RANGES:
+            raise ConfigurationError(f"max_merge={max_merge} must be from 1 to {MAX_RANGES}")
         self.sort = SortSpec.of(sort)
         self.codec = CursorCodec(secret, expires=expires, clock=clock)
         self.default_limit = default_limit
@@ -318,10 +322,10 @@ class CursorPaginator:
             reading=self._read(filter, text=keys is not None),
             sort=self.sort,
             shown=self._whole if projection is None else projected(projection, self.sort.fields),
-            position=self._position(cursor, binding, len(keys or self.sort.keys)),
+            position=None if cursor is None else self._decoded(cursor, binding, len(keys or self.sort.keys)),
             limit=limit + 1,
             skip=skip,
-            options=self._options(session),
+            options=_NO_OPTIONS if session is None and self._collation is None else self._options(session),
         )
         return request, binding
 
@@ -346,9 +350,6 @@ class CursorPaginator:
     ) -> Binding:
         options: CodecOptions[Any] = collection.codec_options
         return self.codec.bind(sort=keys, filter=filter, scope=scope, collection=collection.name, options=options)
-
-    def _position(self, cursor: str | None, binding: Binding, length: int) -> Position | None:
-        return None if cursor is None else self._decoded(cursor, binding, length)
 
     def _decoded(self, cursor: str, binding: Binding, length: int) -> Position:
         try:
@@ -385,7 +386,8 @@ class CursorPaginator:
         if request.reading.impossible:
             return []
         for last_try in (False, True):
-            plan = await self._planner.plan(request.collection, request.filter, request.reading)
+            asked = (request.collection, request.filter, request.reading)
+            plan = self._planner.known(*asked) or await self._planner.plan(*asked)
             if plan is None:
                 return []
             try:

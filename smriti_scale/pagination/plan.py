@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from smriti_scale.pagination.filters import FilterReading, read_filter
+from smriti_scale.pagination.filters import MAX_RANGES, FilterReading, read_filter
 from smriti_scale.pagination.keyset import IndexPath, SortSpec
 
 Method = Literal["bounds", "merge", "comparison"]
@@ -96,7 +96,13 @@ def candidates(
         if path is None:
             refused[name] = problem or "its fields are not the filter's equalities followed by the sort"
             continue
-        merged = any(field in reading.members for field in path.prefix)
+        merged = [field for field in path.prefix if field in reading.members]
+        if (ranges := reading.ranges(merged)) > MAX_RANGES:
+            refused[name] = (
+                f"the $in conditions on {', '.join(merged)} make {ranges} ranges of it, "
+                f"and the server merges {MAX_RANGES}"
+            )
+            continue
         partial = index.get("partialFilterExpression")
         # What costs nothing: the prefix, a range on the first sort field (an end of the scan), a partial index's own.
         first = path.keys[len(path.prefix)][0] if len(path.keys) > len(path.prefix) else None
@@ -113,7 +119,12 @@ def index_for(sort: SortSpec, filter: Mapping[str, Any]) -> list[tuple[str, int]
     """The index that serves a list best: the filter's equalities, then its `$in`s, then the sort."""
     reading = read_filter(filter)
     fields = sort.fields
-    prefix = [*reading.equal, *(name for name in reading.members if name not in fields)]
+    prefix = list(reading.equal)
+    merged: list[str] = []
+    for name in reading.members:
+        if name not in fields and reading.ranges([*merged, name]) <= MAX_RANGES:
+            merged.append(name)
+    prefix += merged
     return [*((name, 1) for name in prefix), *((name, way) for name, way in sort.keys if name not in prefix)]
 
 

@@ -77,18 +77,25 @@ class Planner:
         Raises:
             ConfigurationError: no index serves the list, with the one that would; or the collection is a view.
         """
-        key = (collection.full_name, reading.shape)
+        known = self.known(collection, filter, reading)
+        return known if known is not None else await self._remember(collection, filter, reading)
+
+    def known(self, collection: Any, filter: Mapping[str, Any], reading: FilterReading) -> ListPlan | None:
+        """The plan for a list, when it is remembered."""
         now = self._clock.monotonic()
-        known = self._plans.get(key, ())
-        for until, plan in known:
+        for until, plan in self._plans.get((collection.full_name, reading.shape), ()):
             # A shape says nothing of values, and whether a partial index holds every row depends on them.
             if now < until and (plan.partial is None or implies(reading, filter, plan.partial)):
                 return plan
+        return None
+
+    async def _remember(self, collection: Any, filter: Mapping[str, Any], reading: FilterReading) -> ListPlan | None:
         made = await self._make(collection, filter, reading)
         if made is not None:
             if len(self._plans) >= _MAX_SHAPES:
                 self._plans.clear()
-            kept = tuple(each for each in known if now < each[0])[:_MAX_PARTIAL]
+            key, now = (collection.full_name, reading.shape), self._clock.monotonic()
+            kept = tuple(each for each in self._plans.get(key, ()) if now < each[0])[:_MAX_PARTIAL]
             self._plans[key] = (*kept, (now + self._ttl, made))
         return made
 

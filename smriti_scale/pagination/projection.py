@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 from smriti_scale.errors import ConfigurationError
@@ -22,12 +23,17 @@ class Projected:
         fields: the sort fields.
         computed: the sort values come as one array, beside the document's fields.
         strip: paths that the caller did not ask for.
+        flat: every sort value is a field of the row.
     """
 
     send: dict[str, Any] | None
     fields: tuple[str, ...]
     computed: bool = False
     strip: tuple[str, ...] = ()
+    flat: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "flat", not self.computed and not any("." in name for name in self.fields))
 
     def anchor(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
         """The row's sort values; missing ones are None, as in an index.
@@ -35,13 +41,14 @@ class Projected:
         Raises:
             ConfigurationError: one is an array, so the row has several places in the list.
         """
-        if self.computed:
+        if self.flat:
+            values = tuple([row.get(name) for name in self.fields])
+        elif self.computed:
             values = tuple(row[_ANCHOR])
         else:
-            # Most sort fields are top-level; a dotted path walks.
-            values = tuple([row.get(name) if "." not in name else _dig(row, name) for name in self.fields])
+            values = tuple([_dig(row, name) for name in self.fields])
         for value in values:
-            if isinstance(value, list):
+            if isinstance(value, (list, tuple)):
                 name = self.fields[next(place for place, each in enumerate(values) if each is value)]
                 raise ConfigurationError(
                     f"the row with _id {row.get('_id')!r} has an array in the sort field {name!r}: an array has "
@@ -63,14 +70,14 @@ class Projected:
         Raises:
             ConfigurationError: as `anchor`.
         """
-        if self.computed or any("." in name for name in self.fields):
-            for row in rows:
-                self.anchor(row)
-            return
-        for name in self.fields:
-            if name != "_id" and list in map(type, [row.get(name) for row in rows]):
-                for row in rows:
-                    self.anchor(row)
+        if self.flat and rows and type(rows[0]) is dict:
+            for name in self.fields:
+                if name != "_id" and list in map(type, map(dict.get, rows, repeat(name))):  # type: ignore[arg-type] # dicts
+                    break
+            else:
+                return
+        for row in rows:
+            self.anchor(row)
 
     @property
     def changes(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +34,7 @@ class PageRequest:
     position: Position | None
     limit: int
     skip: int
-    options: dict[str, Any]
+    options: Mapping[str, Any]
 
 
 async def read_rows(request: PageRequest, plan: ListPlan) -> list[Document]:
@@ -43,7 +43,7 @@ async def read_rows(request: PageRequest, plan: ListPlan) -> list[Document]:
     Raises:
         ConfigurationError: ids are text and the list has a collation, under which different ids may be level.
     """
-    rows = await _read(request, plan)
+    rows: list[Document] = await _read(request, plan)
     if plan.collated and any(isinstance(request.shown.anchor(row)[-1], (str, Mapping)) for row in rows):
         raise ConfigurationError(
             f"the ids of {plan.collection} are text and index {plan.index} has a collation, which may hold two "
@@ -52,20 +52,20 @@ async def read_rows(request: PageRequest, plan: ListPlan) -> list[Document]:
     return rows
 
 
-async def _read(request: PageRequest, plan: ListPlan) -> list[Document]:
+def _read(request: PageRequest, plan: ListPlan) -> Awaitable[list[Document]]:
     position = request.position
     anchor = None if position is None else dict(zip(request.sort.fields, position.values, strict=True))
     if plan.method == "bounds" and (position is None or not position.inclusive):
         backward = position is not None and position.backward
         bounds = page_bounds(plan.path, request.reading.equal, request.reading, anchor=anchor, backward=backward)
-        return await _find(request, plan, request.filter, bounds=bounds)
+        return _find(request, plan, request.filter, bounds=bounds)
     if position is None or anchor is None:
-        return await _find(request, plan, request.filter)
+        return _find(request, plan, request.filter)
     if plan.method == "merge" and position.ties and not position.inclusive:
-        return await _merge_level_rows(request, plan, anchor)
+        return _merge_level_rows(request, plan, anchor)
     after = comparison(plan.path.ordered, anchor, backward=position.backward, inclusive=position.inclusive)
     clauses = [dict(request.filter), *after] if request.filter else after
-    return await _find(request, plan, {"$and": clauses})
+    return _find(request, plan, {"$and": clauses})
 
 
 async def _merge_level_rows(request: PageRequest, plan: ListPlan, anchor: Mapping[str, Any]) -> list[Document]:
@@ -95,7 +95,7 @@ async def _merge_level_rows(request: PageRequest, plan: ListPlan, anchor: Mappin
     return await _find(request, plan, by_id, hint=[("_id", 1)]) if ids else []
 
 
-async def _find(
+def _find(
     request: PageRequest,
     plan: ListPlan,
     filter: Mapping[str, Any],
@@ -103,7 +103,8 @@ async def _find(
     bounds: Bounds | None = None,
     projection: dict[str, Any] | None = None,
     hint: Any = None,
-) -> list[Document]:
+) -> Awaitable[list[Document]]:
+    # No coroutine of its own: each costs every page, and the driver's is there already.
     backward = request.position is not None and request.position.backward
     wanted = dict(filter)
     options: dict[str, Any] = {
@@ -125,5 +126,5 @@ async def _find(
     if request.skip:
         options["skip"] = request.skip
     found = request.collection.find(wanted, projection or request.shown.send, **options)
-    rows: list[Document] = await found.to_list(None)
+    rows: Awaitable[list[Document]] = found.to_list(None)
     return rows

@@ -25,7 +25,8 @@ _log = logging.getLogger("smriti_scale.ratelimit")
 _REASONS: dict[str, Reason] = {"banned": "banned", "denied": "denied", "unavailable": "unavailable"}
 _HOLDER = "smriti_scale.ratelimit"
 _PASS = Decision(True, "allowed", (), (), 0)
-_UNPREPARED = Prepared([], scope="", prefix="never")
+_UNPREPARED = Prepared([], scope="", prefix="")
+_UNPREPARED.usable = False
 
 
 class Holder:
@@ -80,11 +81,12 @@ class Enforcer:
         self._swallow_errors = swallow_errors
         self._events = events
         self._prepared: dict[str, Prepared] = {}
+        self._has_general_limits = bool(application or defaults)
 
     @property
     def guards_undecorated(self) -> bool:
         """Whether routes without a decorator are checked at all."""
-        return bool(self._application or self._defaults or self._engine.needs_client())
+        return self._has_general_limits or self._engine.needs_client()
 
     def check_now(self, request: HTTPConnection, plan: RoutePlan | None, *, scope: str = "") -> Decision | None:
         """As `check`, where no I/O is needed; None where it is.

@@ -12,15 +12,15 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from smriti_scale.breaker import CircuitBreaker
 from smriti_scale.clock import SYSTEM_CLOCK, Clock
-from smriti_scale.errors import CircuitOpen, DeadlineExceeded
+from smriti_scale.errors import DeadlineExceeded
 from smriti_scale.ratelimit.identity import IdentityList
 from smriti_scale.ratelimit.leases import LeasePolicy, Leases
 from smriti_scale.ratelimit.memory_store import MemoryStore
 from smriti_scale.ratelimit.redis_store import RedisStore
 from smriti_scale.ratelimit.rules import BanPolicy, Check, Decision, OnFailure, identity_key
-from smriti_scale.redis_link import REDIS_FAILURES
+from smriti_scale.redis_failures import REDIS_FAILURES
 
-_FAILURES: tuple[type[BaseException], ...] = (CircuitOpen, DeadlineExceeded, *REDIS_FAILURES)
+_FAILURES: tuple[type[BaseException], ...] = (DeadlineExceeded, *REDIS_FAILURES)
 
 
 class Engine:
@@ -29,7 +29,7 @@ class Engine:
     Args:
         memory: counts when there is no Redis, and while it fails.
         redis: counts otherwise.
-        breaker: stands before Redis; its timeout is the deadline of a decision.
+        breaker: stands before Redis.
         instances: processes that serve the application; while Redis fails each admits its part.
         on_redis_failure: for limits that do not say.
         ban: who is refused too often.
@@ -100,11 +100,16 @@ class Engine:
         if decision is not None or self.redis is None:
             return decision or self.memory.decide(checks)
         client_key = identity_key(client or "")
+        breaker = self.breaker
+        if not breaker.allows():
+            return self._without_redis(checks, client_key, instead)
         wants = self._leases.wants(checks) if self._leases is not None else None
         try:
-            decision = await self.breaker.call(self.redis.decide(checks, wants=wants, ban=self.ban, client=client_key))
-        except _FAILURES:
+            decision = await self.redis.decide(checks, wants=wants, ban=self.ban, client=client_key)
+        except _FAILURES as error:
+            breaker.failed(error)
             return self._without_redis(checks, client_key, instead)
+        breaker.succeeded()
         if self._leases is not None:
             self._leases.keep(decision)
         return decision

@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
+from functools import cached_property
 
 from starlette.datastructures import MutableHeaders
 
 from smriti_scale.ratelimit.rules import MICROSECONDS, Check, Decision, Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class HeaderNames:
     """The names that slowapi's settings allow to change."""
 
@@ -20,6 +21,13 @@ class HeaderNames:
     remaining: str = "X-RateLimit-Remaining"
     reset: str = "X-RateLimit-Reset"
     retry_after: str = "Retry-After"
+
+    @cached_property
+    def encoded(self) -> tuple[bytes, bytes, bytes, bytes]:
+        """As they stand in a response: limit, remaining, reset, retry after."""
+        names = (self.limit, self.remaining, self.reset, self.retry_after)
+        limit, remaining, reset, retry_after = (name.lower().encode("latin-1") for name in names)
+        return limit, remaining, reset, retry_after
 
 
 def reported(decision: Decision) -> tuple[Check, Outcome] | None:
@@ -55,12 +63,24 @@ def write_headers(
     """
     refused = not decision.allowed and decision.source != "denied"
     told = reported(decision)
-    if limits and told is not None and names.limit not in headers:
-        check, outcome = told
-        headers[names.limit] = str(check.rule.amount)
-        headers[names.remaining] = str(outcome.remaining)
-        # The first whole second at which the allowance is back.
-        headers[names.reset] = str(outcome.reset_at // MICROSECONDS + 1)
+    if limits and told is not None:
+        limit, remaining, reset, retry_after = names.encoded
+        there = {name.lower() for name, _ in headers.raw}
+        if limit not in there:
+            check, outcome = told
+            # The reset is the first whole second at which the allowance is back.
+            for name, value in (
+                (limit, check.rule.amount),
+                (remaining, outcome.remaining),
+                (reset, outcome.reset_at // MICROSECONDS + 1),
+            ):
+                if name in there:
+                    headers[name.decode("latin-1")] = str(value)
+                else:  # straight into the list: setting a header looks through all the others first
+                    headers.raw.append((name, b"%d" % value))
+        if not refused and not http_date and not ietf and retry_after not in there:
+            headers.raw.append((retry_after, b"%d" % max(0, -((decision.now - told[1].reset_at) // MICROSECONDS))))
+            return
     if ietf and decision.outcomes and "RateLimit-Policy" not in headers:
         headers["RateLimit-Policy"] = ", ".join(_policies(decision.checks))
         headers["RateLimit"] = ", ".join(_standings(decision))

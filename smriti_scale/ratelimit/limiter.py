@@ -42,7 +42,8 @@ from smriti_scale.ratelimit.rules import (
     Strategy,
     identity_key,
 )
-from smriti_scale.redis_link import REDIS_FAILURES, RedisClient, RedisLink
+from smriti_scale.redis_failures import REDIS_FAILURES
+from smriti_scale.redis_link import RedisClient, RedisLink
 from smriti_scale.routing import METHODS
 
 P = ParamSpec("P")
@@ -202,7 +203,7 @@ class RateLimiter(Limiter):
             ban=ban,
             allowed=self.allowed,
             denied=self.denied,
-            owns_link=redis is None,
+            owns_link=not isinstance(redis, RedisLink),
         )
         self._enforcer = Enforcer(
             self._engine,

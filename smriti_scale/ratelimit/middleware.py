@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,6 +15,8 @@ from smriti_scale.ratelimit.exceeded import RateLimitExceeded
 from smriti_scale.ratelimit.limiter import RateLimiter
 from smriti_scale.ratelimit.refusal import answer, refuse_websocket
 from smriti_scale.routing import resolve_route
+
+_STARTS = ("http.response.start", "websocket.http.response.start")
 
 
 class RateLimitMiddleware:
@@ -40,16 +44,15 @@ class RateLimitMiddleware:
             return
         holder = scope[Holder.KEY] = Holder()
 
-        async def send_with_headers(message: Message) -> None:
-            decision = holder.decision
-            if (
-                decision is not None
-                and (limiter.tells or not decision.allowed)
-                and message["type"] in ("http.response.start", "websocket.http.response.start")
-            ):
-                message.setdefault("headers", [])
-                limiter.write_headers(MutableHeaders(scope=message), decision)
-            await send(message)
+        tells = limiter.tells
+
+        def send_with_headers(message: Message) -> Awaitable[None]:  # no coroutine of its own: it has nothing to await
+            if message["type"] in _STARTS:
+                decision = holder.decision
+                if decision is not None and (tells or not decision.allowed):
+                    message.setdefault("headers", [])
+                    limiter.write_headers(MutableHeaders(scope=message), decision)
+            return send(message)
 
         if limiter.guards_undecorated:
             request: HTTPConnection = (

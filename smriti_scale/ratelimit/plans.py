@@ -232,32 +232,34 @@ class Prepared:
         prefix: slowapi's key prefix.
     """
 
-    __slots__ = ("_limits", "usable")
+    __slots__ = ("_limits", "_prefix", "usable")
+
+    usable: bool
+    """Whether the checks can be made this way."""
 
     def __init__(self, sources: Sequence[LimitSource], *, scope: str, prefix: str) -> None:
+        self._prefix = prefix
         self._limits = [
             (source, [(limit.rule, f"{limit.rule.key} {counted}", limit) for limit in source.static or ()], counted)
             for source in sources
             for counted in [source.scope or scope]
         ]
         fields = [field for _, parts, _ in self._limits for _, field, _ in parts]
-        self.usable = (
-            not prefix and len(set(fields)) == len(fields) and all(source.depends_on_caller_only for source in sources)
-        )
+        self.usable = len(set(fields)) == len(fields) and all(source.depends_on_caller_only for source in sources)
 
     def checks(self, request: HTTPConnection, keys: dict[Any, str]) -> list[Check]:
         """As `collect`."""
         checks = []
+        prefix = self._prefix
         for source, parts, counted in self._limits:
             key_func = source.key_func
             key = keys.get(key_func)
             if key is None:
                 key = keys[key_func] = identity_of(key_func, request, takes_request=source.key_takes_request)
             identity = identity_key(key)
+            names = (prefix, key, counted) if prefix else (key, counted)
             for rule, field, limit in parts:
-                checks.append(
-                    _new_check(Check, (rule, identity, field, source.cost, limit.shadow, limit, (key, counted)))
-                )
+                checks.append(_new_check(Check, (rule, identity, field, source.cost, limit.shadow, limit, names)))
         return checks
 
 

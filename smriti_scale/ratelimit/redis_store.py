@@ -1,5 +1,7 @@
 """Counters in Redis: one hash a caller, one call of one script for all limits of a request.
 
+Calls go through the link's pipe: the decisions of one turn of the event loop share a write and a read.
+
 Layout: `{prefix}:{caller}` is a hash with a field for each rule and scope; a moving window has a list beside it
 (`{prefix}:{caller}|{field}`). The caller stands in braces, so on a cluster all of one caller's counters share a slot.
 Time is the server's own.
@@ -10,12 +12,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, TypeAlias
 
 from redis.crc import key_slot
 
 from smriti_scale.clock import Clock
-from smriti_scale.ratelimit.lanes import Argument, Lanes
 from smriti_scale.ratelimit.rules import (
     MICROSECONDS,
     BanPolicy,
@@ -31,6 +32,8 @@ from smriti_scale.redis_link import RedisLink, RedisScript
 _PARTS = ("fixed_window", "sliding_window_counter", "moving_window", "gcra", "decide")
 _FIELDS = 5
 
+Argument: TypeAlias = str | int | float
+
 
 def script_source() -> str:
     """The four algorithms and the decision, as one script."""
@@ -44,7 +47,7 @@ class RedisStore:
     Args:
         link: the Redis.
         prefix: begins every key.
-        timeout: deadline of a pipeline, seconds.
+        timeout: deadline of a call, seconds.
         clock: a time other than the server's (tests).
     """
 
@@ -52,7 +55,8 @@ class RedisStore:
         self.link = link
         self._prefix = prefix
         self._clock = clock
-        self._lanes = Lanes(link, RedisScript(script_source()), timeout=timeout)
+        self._script = RedisScript(script_source())
+        self._timeout = timeout
 
     async def decide(
         self,
@@ -85,7 +89,7 @@ class RedisStore:
             arguments: list[Argument] = [1, self._now(), 0, 0, 0, 0, 0]
             for check, units, stamp in group:
                 self._append(keys, arguments, check, units, stamp)
-            await self._lanes.run(keys, arguments)
+            await self._call(keys, arguments)
 
     async def peek(self, identity: str) -> tuple[list[LimitStatus], float]:
         """Every limit that counts something for a caller, and until when it is banned (epoch seconds, or 0)."""
@@ -117,8 +121,7 @@ class RedisStore:
 
     async def check(self) -> bool:
         """Whether Redis answers."""
-        client: Any = self.link.client
-        return bool(await client.ping())
+        return bool(await self.link.pipe.send("PING", timeout=self._timeout))
 
     async def _decide_by_slot(
         self, checks: Sequence[Check], *, wants: Sequence[int] | None, ban: BanPolicy | None, client: str
@@ -162,7 +165,7 @@ class RedisStore:
         return refusing.get(home) or next(iter(refusing.values()))
 
     async def _strike(self, ban: BanPolicy, client: str) -> None:
-        await self._lanes.run([self._key(client)], [0, self._now(), 1, *ban.arguments, 1])
+        await self._call([self._key(client)], [0, self._now(), 1, *ban.arguments, 1])
 
     async def _run(
         self, checks: Sequence[Check], *, wants: Sequence[int] | None, ban: BanPolicy | None, client: str
@@ -176,7 +179,7 @@ class RedisStore:
             arguments = [0, self._now(), 1, *ban.arguments, 0]
         for index, check in enumerate(checks):
             self._append(keys, arguments, check, check.cost, wants[index] if wants else check.cost)
-        reply = await self._lanes.run(keys, arguments)
+        reply = await self._call(keys, arguments)
         now: int = reply[0]
         if reply[1] and len(reply) == 2:
             return Decision(False, "banned", checks, (), now, wait=(reply[1] - now) / MICROSECONDS)
@@ -189,6 +192,10 @@ class RedisStore:
                 refused = index
             outcomes.append(outcome)
         return Decision(refused is None, "redis", checks, outcomes, now, refused)
+
+    async def _call(self, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        # Once more when the connection breaks: rather is a request counted twice than a restart of Redis felt.
+        return await self._script.send(self.link.pipe, keys, arguments, timeout=self._timeout, again=True)
 
     def _append(self, keys: list[str], arguments: list[Argument], check: Check, need: int, want: Argument) -> None:
         rule, identity, field, _, shadow, _, _ = check

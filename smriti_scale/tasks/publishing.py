@@ -1,7 +1,8 @@
 """Publishing from async code: a thread talks to the broker, the event loop only hands over and is told.
 
 `task.delay()` blocks the loop for as long as the broker takes. Here the loop spends a few microseconds: it puts the
-call into a queue and awaits a future; results come back in batches, one wake-up for many.
+call into a queue and awaits a future; results come back in batches, one wake-up for many. Making and sending messages
+on the loop by a pipelined connection was tried: it costs the loop three times as much, most of it system calls.
 """
 
 from __future__ import annotations
@@ -15,22 +16,21 @@ import os
 import queue
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from smriti_scale.breaker import CircuitBreaker
-from smriti_scale.clock import SYSTEM_CLOCK, Clock
 from smriti_scale.errors import ConfigurationError, DeadlineExceeded, NotSerializable, PublishFailed
 from smriti_scale.events import TaskPublished, TaskPublishFailed
+from smriti_scale.tasks.ids import new_id
 from smriti_scale.tasks.policy import PRIORITIES, Priority
 
 if TYPE_CHECKING:
     from celery import Task
 
     from smriti_scale.tasks.app import ScaleCelery
-    from smriti_scale.tasks.wire import Prepared
+    from smriti_scale.tasks.wire import Kind
 
 _MAX_WAITING = 10_000
 _BATCH = 64
@@ -111,13 +111,13 @@ async def publish(task: Task[Any, Any], /, *args: Any, delivery: Delivery = DEFA
     """
     app: ScaleCelery = task.app  # type: ignore[assignment]
     options = delivery.options()
-    task_id: str = options.setdefault("task_id", str(uuid.uuid4()))
     if delivery.after_response:
         waiting = after_response.get()
         if waiting is None:
             raise ConfigurationError(
                 "after_response needs app.add_middleware(PublishAfterResponseMiddleware), and a request being served"
             )
+        task_id: str = options.setdefault("task_id", new_id())
         context = contextvars.copy_context()
 
         def later() -> Any:
@@ -127,19 +127,21 @@ async def publish(task: Task[Any, Any], /, *args: Any, delivery: Delivery = DEFA
 
         waiting.append(later)
         return task_id
-    await _send(app, task, args, kwargs, options, delivery.timeout)
-    return task_id
+    if app.eager:
+        return await _send(app, task, args, kwargs, options, delivery.timeout)
+    return await app.publisher.send(task, args, kwargs, options, delivery.timeout)
 
 
 async def _send(
     app: ScaleCelery, task: Task[Any, Any], args: Any, kwargs: Any, options: dict[str, Any], timeout: float
-) -> None:
-    if app.eager:
-        from smriti_scale.tasks.eager import run_eagerly
+) -> str:
+    if not app.eager:
+        return await app.publisher.send(task, args, kwargs, options, timeout)
+    from smriti_scale.tasks.eager import run_eagerly
 
-        await run_eagerly(task, args, kwargs, options)
-        return
-    await app.publisher.send(task, args, kwargs, options, timeout)
+    task_id: str = options.setdefault("task_id", new_id())
+    await run_eagerly(task, args, kwargs, options)
+    return task_id
 
 
 @dataclass(slots=True, eq=False)
@@ -149,21 +151,22 @@ class _Job:
     kwargs: dict[str, Any]
     options: dict[str, Any]
     loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[None]
+    future: asyncio.Future[str]
     context: contextvars.Context
     asked_at: float
     begun: bool = False
     error: BaseException | None = None
+    kind: Kind | None = None
+    message: bytes = b""
 
 
 class Publisher:
     """One thread that publishes for one app; starts with the first task, and anew in a forked child."""
 
-    def __init__(self, app: ScaleCelery, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, app: ScaleCelery) -> None:
         from smriti_scale.tasks.wire import Wire
 
         self._app = app
-        self._clock = clock
         self._lock = threading.Lock()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -172,27 +175,36 @@ class Publisher:
         self._lines: dict[tuple[asyncio.AbstractEventLoop, float], collections.deque[tuple[float, _Job]]] = {}
         self._breaker = CircuitBreaker("the task broker", reset_after=0.5, reset_max=10.0, events=app.scale_events)
 
-    async def send(
+    def send(
         self,
         task: Task[Any, Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         options: dict[str, Any],
         timeout: float,
-    ) -> None:
-        """Publish; see `publish` for what it raises."""
+    ) -> asyncio.Future[str]:
+        """Publish; the future holds the task's id. See `publish` for what it raises.
+
+        A plain function, and no id is made here: what runs here is what publishing costs the loop.
+        """
         if self._thread is None or self._pid != os.getpid() or not self._thread.is_alive():
             self._start()
-        if self._jobs.qsize() >= _MAX_WAITING:
+        jobs = self._jobs
+        if jobs.qsize() >= _MAX_WAITING:
             raise PublishFailed(f"{_MAX_WAITING:,} tasks wait to be published; {task.name} was not sent")
         if not self._breaker.allows():
             raise PublishFailed(f"the broker failed moments ago; {task.name} was not sent")
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        job = _Job(task, args, kwargs, options, loop, future, contextvars.copy_context(), self._clock.monotonic())
-        self._jobs.put(job)
-        self._watch(job, timeout)
-        await future
+        now = loop.time()
+        future: asyncio.Future[str] = loop.create_future()
+        job = _Job(task, args, kwargs, options, loop, future, contextvars.copy_context(), now)
+        jobs.put(job)
+        line = self._lines.get((loop, timeout))
+        if line is None:
+            line = self._lines[loop, timeout] = collections.deque()
+            loop.call_later(timeout, self._expire, loop, timeout)
+        line.append((now + timeout, job))
+        return future
 
     async def aclose(self) -> None:
         """Publish what waits, then end the thread."""
@@ -228,18 +240,22 @@ class Publisher:
 
     def _publish(self, batch: list[_Job]) -> None:
         """Publish in order: together what a remembered message can be made for, Celery's way what is new."""
-        waiting: list[tuple[_Job, Prepared]] = []
+        waiting: list[_Job] = []
         try:
             for job in batch:
                 job.begun = True
+                job.options.setdefault("task_id", new_id())
                 try:
-                    prepared = self._wire.prepare(job.task, job.args, job.kwargs, job.options, job.context)
+                    job.kind = self._wire.kind_of(job.task, job.options)
+                    if job.kind is not None:
+                        job.message = job.context.run(self._wire.prepare, job.kind, job.args, job.kwargs, job.options)
                 except Exception as error:  # noqa: BLE001 - whatever it was, the caller gets it
                     job.error = _translated(error, job.task.name)
                     continue
-                if prepared is not None:
-                    waiting.append((job, prepared))
-                    time.sleep(0)  # lets the loop have the interpreter: it would wait 5 ms for it otherwise
+                if job.kind is not None:
+                    waiting.append(job)
+                    if len(batch) > 1:
+                        time.sleep(0)  # lets the loop have the interpreter: it would wait 5 ms for it otherwise
                     continue
                 self._send_together(waiting)
                 waiting = []
@@ -248,20 +264,20 @@ class Publisher:
         finally:
             self._hand_back(batch)
 
-    def _send_together(self, waiting: list[tuple[_Job, Prepared]]) -> None:
+    def _send_together(self, waiting: list[_Job]) -> None:
         """In one round trip; when that fails, one by one, with kombu's retries and under the same ids."""
         if not waiting:
             return
         pool: Any = self._app.producer_pool
         try:
             with pool.acquire(block=True) as producer:
-                self._wire.send(producer.channel, [prepared for _, prepared in waiting])
+                self._wire.send(producer.channel, [(job.kind, job.message) for job in waiting if job.kind is not None])
         except Exception as error:  # noqa: BLE001 - part of it may have been sent; the ids stay the same
             _log.info("publishing %d tasks together failed, now one by one: %r", len(waiting), error)
-            for at, (job, _) in enumerate(waiting):
+            for at, job in enumerate(waiting):
                 self._publish_one(job)
                 if isinstance(job.error, PublishFailed):  # the broker is away: the others would only wait in line
-                    for other, _ in waiting[at + 1 :]:
+                    for other in waiting[at + 1 :]:
                         other.error = PublishFailed(f"the broker did not take {other.task.name}: it is away")
                     return
 
@@ -283,7 +299,7 @@ class Publisher:
             if job.error is None:
                 self._breaker.succeeded()
                 if events:
-                    events.emit(TaskPublished(task=job.task.name, seconds=self._clock.monotonic() - job.asked_at))
+                    events.emit(TaskPublished(task=job.task.name, seconds=job.loop.time() - job.asked_at))
             else:
                 if isinstance(job.error, PublishFailed):
                     self._breaker.failed(job.error)
@@ -291,18 +307,10 @@ class Publisher:
                     events.emit(TaskPublishFailed(task=job.task.name, error=type(job.error).__name__))
             if not job.future.done():
                 if job.error is None:
-                    job.future.set_result(None)
+                    job.future.set_result(job.options["task_id"])
                 else:
                     job.future.set_exception(job.error)
-            job.args, job.kwargs, job.options = (), {}, {}  # the line of deadlines keeps the job for a while
-
-    def _watch(self, job: _Job, timeout: float) -> None:
-        """See to the deadline. Jobs with one timeout fall due in line, so one timer does for all of them."""
-        line = self._lines.get((job.loop, timeout))
-        if line is None:
-            line = self._lines[job.loop, timeout] = collections.deque()
-            job.loop.call_later(timeout, self._expire, job.loop, timeout)
-        line.append((job.loop.time() + timeout, job))
+            job.args, job.kwargs, job.options, job.message = (), {}, {}, b""  # the line of deadlines keeps the job
 
     def _expire(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
         line = self._lines[loop, timeout]

@@ -1,6 +1,6 @@
 """Pages at any depth of a million posts, and rows lost on the way, beside the other ways to page.
 
-`SMRITI_BENCH_POSTS` sets another number of posts.
+`SMRITI_BENCH_POSTS` sets another number of posts, `SMRITI_BENCH_PARTS` names some of `depths`, `overhead`, `losses`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from rich.table import Table
 
 from smriti_scale.local import LocalMongo
 from smriti_scale.pagination import CursorPaginator
+from tests.benchmarks._machine import measure
 
+PARTS = os.environ.get("SMRITI_BENCH_PARTS", "depths overhead losses").split()
 POSTS = int(os.environ.get("SMRITI_BENCH_POSTS", "1000000"))
 SECRET = "a secret of the benchmark, long enough"
 NEWEST = [("created_at", -1), ("_id", -1)]
@@ -39,9 +41,12 @@ async def main() -> None:
     async with LocalMongo(replicas=1, cache_gb=1) as server, AsyncMongoClient[Row](server.uri, w=1) as client:
         motor: AsyncIOMotorClient[Row] = AsyncIOMotorClient(server.uri)
         await _seed(client)
-        await _depths(client.bench, motor.bench)
-        await _overhead(client.bench, motor.bench)
-        await _losses(client.losses)
+        if "depths" in PARTS:
+            await _depths(client.bench, motor.bench)
+        if "overhead" in PARTS:
+            await _overhead(client.bench, motor.bench)
+        if "losses" in PARTS:
+            await _losses(client.losses)
         motor.close()
 
 
@@ -263,9 +268,15 @@ async def _next_by_or(
 
 
 async def _overhead(db: Any, motor: Any) -> None:
-    """Our code around the find, per page: wall clock and processor time, in turn with the same bare find."""
+    """Our code around the find, per page: wall clock and processor time, in turn with the same bare find.
+
+    `over it` compares the fastest tenth of both, which other load disturbs least; `middle pair` is the median of the
+    differences of pages read one right after the other.
+    """
+    machine = await measure()
+    console.print(str(machine), highlight=False)
     table = Table(title=f"Our code per page of {LIMIT}, over the bare driver's find: µs", title_justify="left")
-    for column in ("driver", "bare find", "with cursors, plan and page", "over it", "processor time over it"):
+    for column in ("driver", "bare find", "with cursors, plan and page", "over it", "middle pair", "processor time"):
         table.add_column(column, justify="left" if column == "driver" else "right")
     paginator = CursorPaginator(NEWEST, SECRET)
     row = (await db.posts.find({}, sort=NEWEST, skip=min(1_000, POSTS // 2), limit=1).to_list())[0]
@@ -275,8 +286,8 @@ async def _overhead(db: Any, motor: Any) -> None:
         processor: dict[Work, list[float]] = {bare: [], ours: []}
         for work in (bare, ours) * 50:
             await work()
-        for _ in range(2_000):  # in turn, one by one: the machine's load falls on both alike
-            for work in (bare, ours):
+        for turn in range(3_000):  # in turn, one by one: the machine's load falls on both alike
+            for work in (bare, ours) if turn % 2 else (ours, bare):
                 before = time.perf_counter()
                 await work()
                 wall[work].append(time.perf_counter() - before)
@@ -287,12 +298,14 @@ async def _overhead(db: Any, motor: Any) -> None:
                     await work()
                 processor[work].append((time.process_time() - before) / 25)
         over = 1e6 * (_undisturbed(wall[ours]) - _undisturbed(wall[bare]))
+        pair = 1e6 * statistics.median(mine - its for mine, its in zip(wall[ours], wall[bare], strict=True))
         over_cpu = 1e6 * (_undisturbed(processor[ours]) - _undisturbed(processor[bare]))
         table.add_row(
             name,
             f"{1e6 * _undisturbed(wall[bare]):,.0f}",
             f"{1e6 * _undisturbed(wall[ours]):,.0f}",
-            f"{over:,.0f} {'✓' if over <= 100 else '✗ 100'}",
+            machine.verdict(over, 100),
+            f"{pair:,.0f}",
             f"{over_cpu:,.0f}",
         )
     console.print(table)

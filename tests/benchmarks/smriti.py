@@ -1,5 +1,8 @@
 """The whole Smriti service under load: one worker, 16 connections of as many people, a replica set of three, Redis.
 
+Each row is measured with the primitives on, and with `PRIMITIVES=off`. Both, and the bare route, run on uvicorn with
+uvloop and httptools.
+
 `SMRITI_BENCH_POSTS` sets another number of posts, `SMRITI_BENCH_SECONDS` how long each row is measured.
 """
 
@@ -47,7 +50,7 @@ PLAIN: dict[str, tuple[float, float]] = {
     "circle list": (404, 5),
 }
 Requests = list[dict[str, str]]
-console = Console(width=max(120, Console().width))
+console = Console(width=max(160, Console().width))
 
 
 async def main() -> None:
@@ -69,10 +72,12 @@ async def main() -> None:
             async with _bare() as base:
                 floor = await _measured(base, [{"path": "/me", "token": token} for token in tokens])
             rows = {"bare FastAPI route with a JWT check": floor}
-            async with served(settings) as base:
-                for name, requests in (await _rows(base, people, circles, tokens)).items():
-                    rows[name] = await _measured(base, requests)
-    console.print(_table(rows, floor["rate"]))
+            without: dict[str, dict[str, float]] = {}
+            for found, primitives in ((rows, "on"), (without, "off")):
+                async with served(settings.model_copy(update={"primitives": primitives})) as base:
+                    for name, requests in (await _rows(base, people, circles, tokens)).items():
+                        found[name] = await _measured(base, requests)
+    console.print(_table(rows, without, floor["rate"]))
 
 
 async def _seeded(settings: SmritiSettings) -> tuple[list[str], list[str]]:
@@ -148,20 +153,24 @@ async def _bare() -> AsyncIterator[str]:
         await process.wait()
 
 
-def _table(rows: dict[str, dict[str, float]], floor: float) -> Table:
+def _table(rows: dict[str, dict[str, float]], without: dict[str, dict[str, float]], floor: float) -> Table:
     title = f"{POSTS:,} posts, {USERS} people, {CIRCLES} circles; {CONNECTIONS} connections, one worker"
-    table = Table(title=f"{title}; depth {DEPTH:,}")
-    for column in ("", "req/s", "p50 ms", "p95 ms", "p99 ms", "of floor", "asked", "× plain", "asked", ""):
+    table = Table(title=f"{title}; depth {DEPTH:,}", caption="off: PRIMITIVES=off, the same service without them")
+    numbers = ("req/s", "p50 ms", "p95 ms", "p99 ms", "of floor", "asked", "× plain", "asked")
+    for column in ("", *numbers, "", "off: req/s", "p50 ms", "p99 ms", "on/off"):
         table.add_column(column, justify="left" if column == "" else "right")
     for name, row in rows.items():
         plain, asked = PLAIN.get(name, (0.0, 0.0))
         part, wanted = row["rate"] / floor, plain * asked / PLAIN_FLOOR
         met = part >= wanted and row["p95"] < SLOWEST_P95 and not row["refused"]
+        off = without.get(name)
         table.add_row(
             name,
             *(f"{row['rate']:,.0f}", *(f"{row[which]:.1f}" for which in ("p50", "p95", "p99"))),
             f"{part:.2f}",
             *((f"{wanted:.2f}", f"{row['rate'] / plain:.1f}", f"{asked:.0f}") if plain else ("", "", "")),
             "✓" if met else "✗",
+            *((f"{off['rate']:,.0f}", f"{off['p50']:.1f}", f"{off['p99']:.1f}") if off else ("", "", "")),
+            f"{row['rate'] / off['rate']:.1f}" if off else "",
         )
     return table

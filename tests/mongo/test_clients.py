@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
@@ -8,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from smriti_scale import context
-from smriti_scale.errors import ConfigurationError
+from smriti_scale.errors import ConfigurationError, DatabaseUnavailable
 from smriti_scale.mongo import CausalToken, MongoClients
 
 Driver = Literal["motor", "pymongo"]
@@ -124,6 +125,24 @@ async def test_transactions_in_conflict_are_run_again(mongo: MongoClients) -> No
     assert (await mongo.read.counts.find_one({"_id": "hits"}))["n"] == 5
 
 
+async def test_a_transaction_whose_time_is_over_is_one_clear_error_and_leaves_nothing(mongo: MongoClients) -> None:
+    await mongo.write.posts.insert_one({"_id": "kept"})
+
+    async def slow() -> None:
+        await mongo.write.posts.insert_one({"_id": "half"})
+        await mongo.write.posts.find_one({"$where": "sleep(3000) || true"})
+
+    async def idle() -> None:
+        await mongo.write.posts.insert_one({"_id": "half"})
+        await asyncio.sleep(0.5)
+        await mongo.write.posts.find_one({})
+
+    for work in (slow, idle):
+        with pytest.raises(DatabaseUnavailable):
+            await mongo.transaction(work, timeout=0.4)
+    assert await mongo.read.posts.distinct("_id") == ["kept"]
+
+
 async def test_the_same_uri_twice_makes_one_client(mongo_uri: str) -> None:
     clients = MongoClients(mongo_uri, f"{mongo_uri}&readPreference=nearest", database="any", driver="pymongo")
     assert clients.client("read") is clients.client("write")
@@ -165,9 +184,16 @@ async def test_every_read_preference_keeps_the_promise(
             assert await clients.read.posts.find_one({"_id": number})
 
 
-async def test_tag_sets_and_staleness_pass_through(mongo_uri: str, mongo_database_name: str) -> None:
-    from pymongo.read_preferences import SecondaryPreferred
+async def test_tag_sets_staleness_and_hedging_pass_through(mongo_uri: str, mongo_database_name: str) -> None:
+    from pymongo.read_preferences import Nearest, SecondaryPreferred
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # hedged reads, from MongoDB 8.0 on
+        hedged = Nearest(hedge={"enabled": True})
+        async with MongoClients(
+            mongo_uri, read_preference=hedged, database=mongo_database_name, driver="pymongo", min_pool_size=0
+        ) as clients:
+            assert clients.read.read_preference.document == {"mode": "nearest", "hedge": {"enabled": True}}
     given = SecondaryPreferred(tag_sets=[{"use": "reports"}, {}], max_staleness=120)
     options: dict[str, Any] = {"database": mongo_database_name, "driver": "pymongo", "min_pool_size": 0}
     async with MongoClients(mongo_uri, read_preference=given, **options) as clients:

@@ -7,14 +7,20 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
 import pytest
 from pymongo import monitoring
-from pymongo.errors import AutoReconnect, ServerSelectionTimeoutError, WaitQueueTimeoutError, WriteError, WTimeoutError
+from pymongo.errors import (
+    AutoReconnect,
+    BulkWriteError,
+    ServerSelectionTimeoutError,
+    WaitQueueTimeoutError,
+    WTimeoutError,
+)
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,6 +31,7 @@ from smriti_scale.events import BreakerChanged, CausalWait, Event, Events, PoolE
 from smriti_scale.local import LocalMongo
 from smriti_scale.mongo import MongoClients, handle_unavailable
 from smriti_scale.mongo.clients import Driver
+from smriti_scale.mongo.uri import MongoURI, redacted
 
 NOBODY = "mongodb://ada:secret-password@127.0.0.1:9/?replicaSet=none&authSource=admin"
 PRIMARY_STEPPED_DOWN = 189
@@ -42,6 +49,12 @@ def _swept() -> Iterator[None]:
     """What a test leaves to the garbage collector is collected in it, not in the next one."""
     yield
     gc.collect()
+
+
+def bulk(*, write: dict[str, Any] | None = None, concern: dict[str, Any] | None = None) -> BulkWriteError:
+    return BulkWriteError(
+        {"writeErrors": [write] if write else [], "writeConcernErrors": [concern] if concern else [], "nInserted": 1}
+    )
 
 
 def unreachable(test: Any) -> Any:
@@ -88,6 +101,29 @@ async def test_credentials_are_shown_nowhere(caplog: pytest.LogCaptureFixture) -
     with pytest.raises(ConfigurationError) as refused:
         MongoClients("mongodb://ada:secret-password@", database="any")
     assert "secret-password" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mongodb://ada:secret-password@db.example",
+        "mongodb://ada:secret-password/with-slash@db.example/app",
+        "mongodb://ada:secret-password?@db.example/app?tls=true",
+        "mongodb://ada:secret@password@db.example/?appName=a@b",
+        "mongodb://db.example/?tlsCertificateKeyFilePassword=secret-password&w=1",
+        "mongodb://ada@db.example/?authMechanismProperties=AWS_SESSION_TOKEN:secret-password",
+        "mongodb://db.example/?proxyHost=p&proxyUsername=u&proxyPassword=secret-password",
+    ],
+)
+def test_a_uri_is_shown_without_any_of_its_secrets(uri: str) -> None:
+    shown = redacted(uri)
+    assert "db.example" in shown
+    try:
+        shown += repr(MongoURI.parse(uri))
+    except ConfigurationError as malformed:
+        shown += str(malformed)
+    assert "secret" not in shown
+    assert "password@" not in shown
 
 
 @DRIVERS
@@ -200,19 +236,30 @@ def test_a_forked_child_does_not_use_its_parents_connections(mongo_uri: str, dri
         (DatabaseUnavailable("no primary on db-1.internal", retry_after=2.2), 503),
         (ServerSelectionTimeoutError("db-1.internal:27017: connection refused"), 503),
         (WTimeoutError("waiting for replication timed out", 64, {}), 503),
+        (bulk(concern={"code": 64, "errmsg": "waiting for replication timed out"}), 503),
+        (bulk(write={"code": 189, "errmsg": "db-1.internal stepped down"}), 503),
+        (bulk(write={"code": 11000, "errmsg": "E11000 on db-1.internal"}), 500),
+        (bulk(write={"code": 11000, "errmsg": "E11000"}, concern={"code": 64, "errmsg": "on db-1.internal"}), 500),
     ],
 )
 async def test_http_clients_are_told_to_come_back_and_nothing_of_the_inside(error: Exception, status: int) -> None:
+    assert await answered(error) == status
+
+
+async def answered(error: Exception) -> int:
+    """The status with which an application answers whose handler raises this."""
+
     async def broken(_: Request) -> Response:
         raise error
 
     app = Starlette(routes=[Route("/", broken)])
     handle_unavailable(app)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         answer = await client.get("/")
-    assert answer.status_code == status
-    assert int(answer.headers["Retry-After"]) >= 1
     assert "internal" not in answer.text
+    assert answer.status_code == 500 or int(answer.headers["Retry-After"]) >= 1
+    return answer.status_code
 
 
 @pytest.mark.xdist_group("fault_mongo")
@@ -233,15 +280,7 @@ async def test_a_new_primary_is_an_event_and_neither_reads_nor_writes_fail(
             done = 0
             while not stop.is_set():
                 done += 1
-                try:
-                    await clients.write.posts.update_one({"_id": 0}, {"$set": {"n": done}})
-                except WriteError as error:
-                    # A step-down in the midst of a write may come back as the write's own error, without the label
-                    # that has drivers try again; it was not done.
-                    if error.code != PRIMARY_STEPPED_DOWN:
-                        raise
-                    done -= 1
-                    continue
+                await clients.write.posts.update_one({"_id": 0}, {"$set": {"n": done}})
                 found = await clients.read.posts.find_one({"_id": 0})
                 assert found is not None
                 assert found["n"] == done
@@ -252,13 +291,54 @@ async def test_a_new_primary_is_an_event_and_neither_reads_nor_writes_fail(
             await clients.client().admin.command("replSetStepDown", 5, force=True)
         async with asyncio.timeout(60):
             while not any(isinstance(event, PrimaryChanged) and event.previous is None for event in seen[1:]):
-                with suppress(WriteError):
-                    await clients.write.posts.insert_one({})
+                await clients.write.posts.insert_one({})
         stop.set()
         assert await task > 0
     changes = [event for event in seen if isinstance(event, PrimaryChanged)]
     assert changes[0].previous is None
     assert f"{old.host}:{old.port}" in {change.previous for change in changes}
+
+
+@pytest.mark.xdist_group("fault_mongo")
+@DRIVERS
+async def test_a_step_down_in_the_midst_of_a_write_is_tried_again_and_the_write_done_once(
+    fault_mongo: LocalMongo, driver: Driver
+) -> None:
+    """The server tells it as the write's own error, without the label that has drivers try again."""
+    clients = MongoClients(fault_mongo.uri, database=f"midst_{driver}", driver=driver, min_pool_size=0)
+    async with clients:
+        posts = clients.write.posts
+        await posts.insert_one({"_id": 0, "n": 0})
+        writes: tuple[Callable[[], Awaitable[Any]], ...] = (
+            lambda: posts.insert_one({"_id": 1}),
+            lambda: posts.update_one({"_id": 0}, {"$inc": {"n": 1}}),
+            lambda: posts.replace_one({"_id": 1}, {"n": 5}),
+            lambda: posts.delete_one({"_id": 1}),
+            lambda: posts.find_one_and_update({"_id": 0}, {"$inc": {"n": 1}}),
+        )
+        for write in writes:
+            async with stepping_down_within(clients, times=2):
+                await write()
+        assert await posts.find({}).to_list(None) == [{"_id": 0, "n": 2}]
+        # Of a bulk the driver keeps each write's error: it says which were not done, and HTTP clients get 503.
+        async with stepping_down_within(clients, times=2):  # the batch, then its first document alone
+            with pytest.raises(BulkWriteError) as stopped:
+                await posts.insert_many([{"_id": 7}, {"_id": 8}])
+        assert stopped.value.details["nInserted"] == 0
+        assert [error["code"] for error in stopped.value.details["writeErrors"]] == [PRIMARY_STEPPED_DOWN]
+        assert await answered(stopped.value) == 503
+
+
+@asynccontextmanager
+async def stepping_down_within(clients: MongoClients, *, times: int) -> AsyncIterator[None]:
+    """The next writes of a retryable kind fail just before they would be committed, as in a step-down."""
+    admin = clients.client().admin
+    fail = {"failBeforeCommitExceptionCode": PRIMARY_STEPPED_DOWN, "closeConnection": False}
+    await admin.command("configureFailPoint", "onPrimaryTransactionalWrite", mode={"times": times}, data=fail)
+    try:
+        yield
+    finally:
+        await admin.command("configureFailPoint", "onPrimaryTransactionalWrite", mode="off")
 
 
 @pytest.mark.xdist_group("fault_mongo")

@@ -23,6 +23,7 @@ from smriti_scale.events import CausalTokenIgnored, CausalWait, Event, Events, R
 from smriti_scale.local import LocalMongo
 from smriti_scale.mongo import MongoClients, PositionStore, ReadYourWritesMiddleware, identify
 from smriti_scale.mongo.causal_token import CausalToken, TokenSigner, packed
+from smriti_scale.redis_link import RedisLink
 from smriti_scale.testing import FaultProxy, ManualClock, replication_lag
 
 SECRET = "a secret of thirty-two characters"
@@ -217,9 +218,12 @@ async def test_a_token_of_the_far_future_is_ignored_and_does_not_move_the_cluste
     assert packed(answer["$clusterTime"]["clusterTime"]) < ahead
 
 
-async def test_a_position_beyond_the_clusters_clock_is_refused_by_it_and_dropped(instance: Make) -> None:
+@pytest.mark.parametrize("read_preference", ["secondaryPreferred", "primary", "primaryPreferred"])
+async def test_a_position_beyond_the_clusters_clock_is_refused_by_it_and_dropped(
+    instance: Make, read_preference: str
+) -> None:
     """Ahead of the cluster by less than clocks may differ: only the server can tell (code 72)."""
-    here = await instance()
+    here = await instance(clients={"read_preference": read_preference})
     ahead = int(here_now() + 60) << 32
     # The gossiped time stays behind, as in a token whose cluster signed an older one.
     token = CausalToken(ahead, ahead, cluster=here.mongo.cluster)
@@ -230,6 +234,7 @@ async def test_a_position_beyond_the_clusters_clock_is_refused_by_it_and_dropped
         await here.mongo.settle(scope)
         assert scope.token is None
         assert await here.mongo.read.posts.find_one({}) is None
+        assert await here.mongo.write.posts.find_one({}) is None
     assert here.events.count(CausalTokenIgnored("refused")) == 1
 
 
@@ -283,6 +288,17 @@ async def test_redis_keeps_the_later_position_and_no_identity(
         assert len(keys) == 1
         assert b"ada" not in keys[0]
         assert 0 < await redis_client.ttl(keys[0]) <= 60
+
+
+async def test_a_link_that_is_given_is_shared_and_stays_open(redis_url: str, redis_prefix: str) -> None:
+    link = RedisLink(redis_url)
+    async with PositionStore(link, namespace=redis_prefix) as positions:
+        pipe = link.pipe
+        assert await positions.put("u-1", CausalToken(9 << 32, 9 << 32))
+        assert await positions.get("u-1") == CausalToken(9 << 32, 9 << 32)
+    assert link.pipe is pipe
+    assert await pipe.send("PING") == b"PONG"
+    await link.aclose()
 
 
 @pytest.mark.parametrize("fault", ["swallow", "refuse", "cut"])

@@ -46,9 +46,9 @@ def test_rules_that_cannot_be_are_refused() -> None:
         prometheus_rules(by=[])
 
 
-def series(name: str, *stretches: tuple[int, float], start: float = 0, **labels: str) -> dict[str, str]:
+def series(name: str, *stretches: tuple[int, float], **labels: str) -> dict[str, str]:
     """A series at one sample a minute: `(minutes, step)` after each other."""
-    at, values = start, []
+    at, values = 0.0, []
     for minutes, step in stretches:
         values.append(f"{at:g}{'+' if step >= 0 else '-'}{abs(step):g}x{minutes - 1}")
         at += step * minutes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -136,8 +137,11 @@ def test_a_comparison_bounds_by_the_first_field_and_keeps_missing_with_null() ->
     keys = [("t", -1), ("_id", -1)]
     assert comparison(keys, {"t": 7, "_id": 5}, backward=False, inclusive=False) == [
         {"$expr": {"$lte": ["$t", {"$literal": 7}]}},
-        {"$expr": {"$or": [{"$ne": ["$t", {"$literal": 7}]}, {"$lt": ["$_id", {"$literal": 5}]}]}},
+        {"$nor": [{"t": 7, "$expr": {"$not": [{"$lt": ["$_id", {"$literal": 5}]}]}}]},
     ]
+    for unlike in (float("nan"), re.compile("a"), {"a": 1}):  # which a query takes for something else, or may
+        _, after = comparison(keys, {"t": unlike, "_id": 5}, backward=False, inclusive=False)
+        assert after["$expr"]["$or"][0] == {"$ne": ["$t", {"$literal": unlike}]}
     (only,) = comparison(keys, {"t": None, "_id": 5}, backward=True, inclusive=True)
     assert only["$expr"]["$or"][0] == {"$gt": [{"$ifNull": ["$t", None]}, {"$literal": None}]}
     assert only["$expr"]["$or"][1]["$and"][1] == {"$gte": ["$_id", {"$literal": 5}]}

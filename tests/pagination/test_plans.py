@@ -109,6 +109,38 @@ async def test_a_merged_in_costs_little_more_even_among_long_ties(db: Any, sort:
     assert max(keys) <= 2 * 2 * 6
 
 
+async def test_more_ranges_than_the_server_merges_are_not_taken_for_a_page_at_once(db: Any) -> None:
+    """15 × 15 values: of 225 ranges the server would read every row, and sort them."""
+    await db.rows.insert_many([{"a": n % 15, "b": n // 15 % 15, "t": n} for n in range(450)])
+    paginator = CursorPaginator([("t", -1)], SECRET)
+    few = {"a": {"$in": [1, 2]}, "b": {"$in": [1, None]}}
+    many = {"a": {"$in": list(range(15))}, "b": {"$in": list(range(15))}}
+    await db.rows.create_index([("a", 1), ("b", 1), ("t", -1), ("_id", -1)], name="both")
+    with pytest.raises(ConfigurationError, match="225 ranges of it, and the server merges 200"):
+        await paginator.check(db.rows, many)
+    assert paginator.index_for(many) == [("a", 1), ("t", -1), ("_id", -1)]
+    await db.rows.create_index(paginator.index_for(many), name="one")
+    for filter, index in ((few, "both"), (many, "one"), (few, "both")):
+        plan = await paginator.check(db.rows, filter)
+        assert plan is not None
+        assert plan.index == index
+    async with keys_examined(db) as keys:
+        found, _ = await walk_forward(paginator, db.rows, many, limit=10)
+    assert [row["t"] for row in found] == list(range(449, -1, -1))
+    assert max(keys) <= 15 + 11 + 1
+
+
+async def test_twenty_values_and_null_are_merged(db: Any) -> None:
+    await db.rows.insert_many([{"p": n % 25, "t": n} if n % 25 else {"t": n} for n in range(250)])
+    paginator = CursorPaginator([("t", -1)], SECRET)
+    filter = {"p": {"$in": [None, *range(1, 20)]}}
+    await db.rows.create_index(paginator.index_for(filter))
+    async with keys_examined(db) as keys:
+        found, _ = await walk_forward(paginator, db.rows, filter, limit=10)
+    assert [row["t"] for row in found] == [n for n in range(249, -1, -1) if n % 25 < 20]
+    assert max(keys) <= 21 + 11 + 1
+
+
 async def test_the_feed_of_public_and_unmarked_posts_is_one_find_a_page(db: Any, mongo_uri: str) -> None:
     await db.posts.insert_many(
         [
@@ -448,3 +480,42 @@ async def test_a_contradiction_or_an_empty_in_is_an_empty_list(db: Any) -> None:
 async def test_filters_that_order_rows_themselves_are_refused(db: Any, filter: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=r"orders rows by distance|paginate_relevance"):
         await CursorPaginator(BY_T, SECRET).paginate(db.rows, filter)
+
+
+class _Sharded:
+    """A collection behind a `mongos`, as far as planning asks: answers in the form of MongoDB 6.0's."""
+
+    name, full_name, read_preference = "posts", "app.posts", None
+
+    def __init__(self, *multikey: list[str]) -> None:
+        self.database = self
+        self._shards = [
+            {
+                "shardName": f"shard{number}",
+                "winningPlan": {
+                    "stage": "FETCH",
+                    "inputStage": {
+                        "stage": "SHARDING_FILTER",
+                        "inputStage": {"stage": "IXSCAN", "multiKeyPaths": {"t": paths, "_id": []}},
+                    },
+                },
+                "rejectedPlans": [{"stage": "IXSCAN", "multiKeyPaths": {"t": ["t"]}}],
+            }
+            for number, paths in enumerate(multikey)
+        ]
+
+    async def command(self, name: str, *_: Any, **__: Any) -> dict[str, Any]:
+        if name == "listIndexes":
+            return {"cursor": {"firstBatch": [{"name": "t_-1__id_-1", "key": {"t": -1, "_id": -1}}]}}
+        return {"queryPlanner": {"winningPlan": {"stage": "SHARD_MERGE_SORT", "shards": self._shards}}}
+
+
+async def test_behind_a_mongos_the_plan_of_every_shard_is_read() -> None:
+    paginator = CursorPaginator([("t", -1)], SECRET)
+    fit: Any = _Sharded([], [])
+    plan = await paginator.check(fit)
+    assert plan is not None
+    assert plan.method == "bounds"
+    unfit: Any = _Sharded([], ["t"])
+    with pytest.raises(ConfigurationError, match="a sort field holds arrays"):
+        await CursorPaginator([("t", -1)], SECRET).check(unfit)

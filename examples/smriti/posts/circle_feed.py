@@ -9,6 +9,7 @@ from bson import ObjectId
 
 from examples.smriti.answers import ApiError, json_bytes
 from examples.smriti.auth.accounts import User
+from examples.smriti.lists import OwnCursors
 from examples.smriti.posts.tags import circle_tag, circles_of
 from examples.smriti.posts.views import post_view
 from smriti_scale.cache import Cache
@@ -42,7 +43,7 @@ class CircleFeed:
 
     def __init__(self, mongo: MongoClients, cache: Cache, paginator: CursorPaginator) -> None:
         self._mongo = mongo
-        self._paginator = paginator
+        self._cursors = OwnCursors(paginator, lambda: mongo.read.posts)
 
         @cache.cached(ttl=30, key="members:{circle_id}", tags=["circle:{circle_id}"], condition=bool, shared=True)
         async def members(circle_id: str) -> tuple[str, ...]:
@@ -85,17 +86,10 @@ class CircleFeed:
         circle_id = circle_id.lower()
         if reader.id not in await self._members(circle_id):
             raise no_member()
-        posts, which = self._mongo.read.posts, {"circle_ids": circle_id}
-        if cursor is not None:
-            if skip:
-                raise ApiError(400, "cursor and skip exclude each other")
-            cursor = self._paginator.rescoped(cursor, posts, which, scope=reader.id, to=None)
-        page = await self._page_for_all(circle_id, skip=skip, limit=limit, cursor=cursor)
-        following = page.next_cursor
-        if following is None:
-            return b'{%b,"next_cursor":null}' % page.body
-        following = self._paginator.rescoped(following, posts, which, scope=None, to=reader.id)
-        return b'{%b,"next_cursor":"%b"}' % (page.body, following.encode())
+        which = {"circle_ids": circle_id}
+        shared = self._cursors.shared(cursor, which, skip=skip, reader=reader.id)
+        page = await self._page_for_all(circle_id, skip=skip, limit=limit, cursor=shared)
+        return self._cursors.completed(page.body, page.next_cursor, which, reader=reader.id)
 
     async def _names(self, circle_ids: tuple[str, ...]) -> dict[str, Any]:
         wanted = [ObjectId(each) for each in circle_ids if ObjectId.is_valid(each)]

@@ -11,7 +11,7 @@ from bson import ObjectId
 from examples.smriti.answers import ApiError, json_bytes
 from examples.smriti.auth.accounts import User, now
 from examples.smriti.background import Background
-from examples.smriti.lists import page_of
+from examples.smriti.lists import OwnCursors, page_of
 from examples.smriti.posts.circle_feed import no_member
 from examples.smriti.posts.drafts import Draft, Form, checked
 from examples.smriti.posts.tags import circle_tag, circles_of, tags_of
@@ -74,6 +74,7 @@ class Posts:
         self._mongo = mongo
         self._cache = cache
         self._paginator = paginator
+        self._cursors = OwnCursors(paginator, lambda: mongo.read.posts)
 
         # One page for all readers: the cursor inside is nobody's, and is made each reader's own when it is served.
         @cache.cached(ttl=30, key="feed:{skip}:{limit}:{cursor}", tags=["posts"], stale=30, shared=True)
@@ -114,17 +115,9 @@ class Posts:
             ApiError: 400 when both `skip` and `cursor` are given.
             InvalidCursor: the cursor was altered, or belongs to another list or reader.
         """
-        posts = self._mongo.read.posts
-        if cursor is not None:
-            if skip:
-                raise ApiError(400, "cursor and skip exclude each other")
-            cursor = self._paginator.rescoped(cursor, posts, PUBLIC, scope=reader.id, to=None)
-        page = await self._feed_page(skip=skip, limit=limit, cursor=cursor)
-        following = page.next_cursor
-        if following is None:
-            return b'{%b,"next_cursor":null}' % page.body
-        following = self._paginator.rescoped(following, posts, PUBLIC, scope=None, to=reader.id)
-        return b'{%b,"next_cursor":"%b"}' % (page.body, following.encode())
+        shared = self._cursors.shared(cursor, PUBLIC, skip=skip, reader=reader.id)
+        page = await self._feed_page(skip=skip, limit=limit, cursor=shared)
+        return self._cursors.completed(page.body, page.next_cursor, PUBLIC, reader=reader.id)
 
     async def create(self, author: User, draft: Draft) -> dict[str, Any]:
         """Store a post; its author's next read of any list shows it.
@@ -234,9 +227,6 @@ class Posts:
         return await page_of(
             self._paginator, self._mongo.read.posts, which, skip=skip, limit=limit, cursor=cursor, scope=reader.id
         )
-
-    async def _changed(self, author_id: str) -> None:
-        await self._cache.invalidate_tags("posts", f"posts_of:{author_id}")
 
 
 def _by(user_id: str, *, own: bool) -> dict[str, Any]:

@@ -21,18 +21,18 @@ from importlib import resources
 from typing import Any, Literal
 from urllib.parse import quote
 
-from redis.asyncio import RedisCluster
 from redis.exceptions import NoScriptError
 
 from smriti_scale.breaker import CircuitBreaker
 from smriti_scale.cache.keys import EVERYTHING
-from smriti_scale.cache.stores.cluster import ClusterPipe
-from smriti_scale.cache.stores.pipe import Arg, Pipe, Transport
 from smriti_scale.clock import SYSTEM_CLOCK
 from smriti_scale.events import Events, GuardedCall
-from smriti_scale.redis_link import REDIS_ERRORS, REDIS_FAILURES, RedisLink, RedisScript
+from smriti_scale.redis_failures import REDIS_ERRORS, REDIS_FAILURES
+from smriti_scale.redis_link import RedisLink, RedisScript
+from smriti_scale.redis_pipe import Arg, Transport
 
 _PING_TIMEOUT = 2.0
+_SHARE = 0.95  # of the deadline; the rest is for the caller to go on without Redis within it
 _TAG_LIFETIME = 7 * 86_400.0
 
 
@@ -105,12 +105,8 @@ class RedisStore:
         self._lease_ms = max(1, round(lease * 1000))
         self._window_ms = max(1, round(causal_window * 1000))
         self.channel = f"{prefix}changes"
-        client = link.client
-        self._transport: Transport = (
-            ClusterPipe(client, timeout=timeout)
-            if isinstance(client, RedisCluster)
-            else Pipe(link, timeout=timeout, on_lost=self._lost)
-        )
+        # A connection of its own: an answer here may be megabytes, and whoever waited behind it would miss a deadline.
+        self._transport: Transport = link.open_pipe(timeout=timeout * _SHARE, on_lost=self._lost)
         self.breaker = CircuitBreaker(
             f"cache {name}", failures=REDIS_FAILURES, timeout=timeout, reset_after=0.2, reset_max=2.0, events=events
         )

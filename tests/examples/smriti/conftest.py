@@ -1,8 +1,14 @@
-"""The Smriti service in process, on the real replica set and the real Redis, each test with a database of its own."""
+"""The Smriti service on the real replica set and the real Redis, in process and over HTTP.
+
+A test of the contract asks for `client` or `join` and runs three times: in process (on PyMongo Async), and, as long
+tests, over HTTP against two instances (on Motor) behind a balancer, and with the primitives switched off. One that
+looks into the app (`app`) runs in process alone; one about what a primitive adds asks for `primitives`.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,11 +24,27 @@ from pymongo.database import Database
 from examples.smriti.app import create_app
 from examples.smriti.indexes import INDEXES
 from examples.smriti.settings import SmritiSettings
+from smriti_scale.cache import Cache
 from smriti_scale.mongo import MongoClients
+from tests.examples.smriti.cluster import Cluster, running_cluster
 
 PASSWORD = "correct horse"
 CRON_SECRET = "tick tock"
+POSTS_A_MINUTE = 120
 _numbers = itertools.count(1)
+
+OpenClient = Callable[[], AsyncClient]
+"""Opens a client of the service under test that is nobody yet."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "transport" in metafunc.fixturenames:
+        further = [] if "app" in metafunc.fixturenames else ["http", "plain"]
+        if "primitives" in metafunc.fixturenames:
+            further.remove("plain")
+        metafunc.parametrize(
+            "transport", ["process", *(pytest.param(each, marks=pytest.mark.long) for each in further)]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,26 +146,68 @@ async def app(smriti_app: FastAPI, mongo_database_name: str) -> AsyncIterator[Fa
         await smriti_app.state.services.scale.cache.clear()
 
 
+@pytest.fixture(scope="session")
+def cluster(settings_factory: SettingsFactory) -> Iterator[Cluster]:
+    """Two instances behind a balancer, once for a worker."""
+    with running_cluster(settings_factory(post_limit=f"{POSTS_A_MINUTE}/minute")) as running:
+        yield running
+
+
 @pytest.fixture
-async def client(app: FastAPI) -> AsyncIterator[AsyncClient]:
+async def over_http(cluster: Cluster, mongo_database_name: str) -> AsyncIterator[OpenClient]:
+    """Clients of the balancer; the instances forget what they keep after each test."""
+    yield cluster.client
+    async with Cache(cluster.settings.redis_url, namespace=cluster.settings.namespace) as cache:
+        await cache.clear()
+
+
+@pytest.fixture
+def in_process(app: FastAPI) -> OpenClient:
+    """Clients of the app itself."""
+    return lambda: client_of(app)
+
+
+@pytest.fixture(scope="session")
+def plain_app(settings_factory: SettingsFactory) -> FastAPI:
+    return create_app(settings_factory(primitives="off"))
+
+
+@pytest.fixture
+async def plain(plain_app: FastAPI, mongo_database_name: str) -> AsyncIterator[OpenClient]:
+    """Clients of an app without the primitives."""
+    async with plain_app.router.lifespan_context(plain_app):
+        yield lambda: client_of(plain_app)
+
+
+@pytest.fixture
+def primitives() -> None:
+    """For a test about what a primitive adds to the contract: it has no sense without."""
+
+
+@pytest.fixture
+def open_client(request: pytest.FixtureRequest, transport: str) -> OpenClient:
+    """Clients of the service as this run of the test is to meet it."""
+    name = {"process": "in_process", "http": "over_http", "plain": "plain"}[transport]
+    opener: OpenClient = request.getfixturevalue(name)
+    return opener
+
+
+@pytest.fixture
+async def client(open_client: OpenClient) -> AsyncIterator[AsyncClient]:
     """Nobody: a client without a token."""
-    async with client_of(app) as nobody:
+    async with open_client() as nobody:
         yield nobody
 
 
 @pytest.fixture
-async def join(app: FastAPI) -> AsyncIterator[Callable[..., Any]]:
+async def join(open_client: OpenClient) -> AsyncIterator[Callable[..., Any]]:
     """Sign somebody up: `person = await join()`."""
-    opened: list[AsyncClient] = []
+    async with contextlib.AsyncExitStack() as stack:
 
-    async def sign_up(username: str | None = None) -> Person:
-        person = await join_through(client_of(app), username)
-        opened.append(person.client)
-        return person
+        async def sign_up(username: str | None = None) -> Person:
+            return await join_through(await stack.enter_async_context(open_client()), username)
 
-    yield sign_up
-    for each in opened:
-        await each.aclose()
+        yield sign_up
 
 
 def client_of(app: FastAPI) -> AsyncClient:

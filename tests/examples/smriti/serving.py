@@ -32,6 +32,7 @@ _NAMES = {
     "rate_limit_timeout": "SCALE_RATE_LIMIT_TIMEOUT",
     "min_pool_size": "SCALE_MIN_POOL_SIZE",
     "cron_secret": "CRON_SECRET",
+    "primitives": "PRIMITIVES",
 }
 
 
@@ -55,11 +56,18 @@ def free_port() -> int:
 @contextlib.asynccontextmanager
 async def served(settings: SmritiSettings) -> AsyncIterator[str]:
     """One instance under uvicorn; yields its address once it is ready."""
+    async with started(settings) as (base, _):
+        yield base
+
+
+@contextlib.asynccontextmanager
+async def started(settings: SmritiSettings) -> AsyncIterator[tuple[str, asyncio.subprocess.Process]]:
+    """The same, with its process."""
     port = free_port()
     base = f"http://127.0.0.1:{port}"
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "uvicorn", "--factory", "examples.smriti.app:create_app"),
-        *("--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"),
+        *("--host", "127.0.0.1", "--port", str(port), "--log-level", "warning", "--no-access-log"),
         env={**os.environ, **environment_of(settings), "PUBLIC_URL": base},
     )
     try:
@@ -72,7 +80,7 @@ async def served(settings: SmritiSettings) -> AsyncIterator[str]:
                 await asyncio.sleep(0.1)
             else:
                 raise AssertionError("the service was not ready within a minute")
-        yield base
+        yield base, process
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)

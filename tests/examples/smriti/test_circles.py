@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from bson import ObjectId
+from fastapi import FastAPI
 from motor.motor_asyncio import AsyncIOMotorDatabase
 
 from examples.smriti.circles import rules
@@ -271,3 +272,88 @@ async def test_votes_joins_and_posts_at_once_leave_no_post_at_a_dead_circle(join
             assert await motor_db.posts.count_documents({"circle_ids": circle["circleId"]}) == 0
         elif alive is not None:
             assert len(alive["members"]) == alive["member_count"] == 2
+
+
+async def test_lengths_are_inclusive_and_colours_are_made_alike(join: Join) -> None:
+    person = await join()
+    circle = await found(person, name="ab", description="d" * 200, emoji="🌿" * 10, color=" #8d6e63 ")
+    assert (circle["name"], circle["description"], circle["emoji"]) == ("ab", "d" * 200, "🌿" * 10)
+    assert circle["color"] == "#8D6E63"
+    path = f"/api/circles/{circle['circleId']}"
+    changed = data_of(await person.client.patch(path, json={"name": f" {'n' * 40} ", "color": "7986cb"}))["circle"]
+    assert (changed["name"], changed["color"]) == ("n" * 40, "#7986CB")
+
+
+async def test_a_member_of_a_full_circle_is_told_that_they_are_in_it_and_others_that_it_is_full(join: Join) -> None:
+    people = [await join() for _ in range(6)]
+    circle = await found(people[0])
+    for person in people[1:5]:
+        await enter(person, circle)
+    code = {"inviteCode": circle["inviteCode"]}
+    error_of(await people[1].client.post("/api/circles/join", json=code), 409, "ALREADY_MEMBER")
+    error_of(await people[5].client.post("/api/circles/join", json=code), 409, "CIRCLE_FULL")
+    await people[5].catch_up()
+    seen = data_of(await people[5].client.get(f"/api/circles/preview/{circle['inviteCode']}"))["circle"]
+    assert (seen["isFull"], seen["alreadyMember"], seen["memberCount"]) == (True, False, 5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{}, {"content_type": "poem"}, {"content_type": "note"}, {"content_type": "link"}, {"content_type": "image"}],
+    ids=lambda wrong: wrong.get("content_type", "nothing"),
+)
+async def test_what_breaks_a_rule_of_posts_is_400_in_a_circle_too(
+    join: Join, motor_db: Database, wrong: dict[str, str]
+) -> None:
+    person = await join()
+    circle = await found(person)
+    error_of(await person.client.post(f"/api/circles/{circle['circleId']}/posts", data=wrong), 400)
+    assert await motor_db.posts.count_documents({}) == 0
+
+
+async def test_a_newcomer_raises_the_number_of_votes_needed(join: Join) -> None:
+    person, member, newcomer = await join(), await join(), await join()
+    circle = await found(person)
+    await enter(member, circle)
+    path = f"/api/circles/{circle['circleId']}/vote-delete"
+    assert data_of(await person.client.post(path))["votesNeeded"] == 2
+    await enter(newcomer, circle)
+    votes = data_of(await member.client.post(path))
+    assert (votes["votesNeeded"], votes["votesCast"], votes["deleted"]) == (3, 2, False)
+    assert data_of(await newcomer.client.post(path))["deleted"] is True
+
+
+async def test_of_fifty_votes_at_once_one_removes_the_circle(join: Join, motor_db: Database) -> None:
+    people = [await join() for _ in range(5)]
+    circle = await found(people[0])
+    for person in people[1:]:
+        await enter(person, circle)
+    path = f"/api/circles/{circle['circleId']}/vote-delete"
+    answers = await asyncio.gather(*(person.client.post(path) for person in people for _ in range(10)))
+    assert {answer.status_code for answer in answers} <= {200, 404}
+    assert sum(answer.json().get("data", {}).get("deleted", False) for answer in answers) == 1
+    assert await motor_db.circles.count_documents({}) == 0
+
+
+async def test_of_fifty_new_invite_codes_at_once_the_last_one_lives(join: Join, motor_db: Database) -> None:
+    person = await join()
+    circle = await found(person)
+    path = f"/api/circles/{circle['circleId']}/regenerate-invite"
+    answers = await asyncio.gather(*(person.client.post(path) for _ in range(50)))
+    codes = {data_of(answer)["inviteCode"] for answer in answers}
+    stored = await motor_db.circles.find({}, {"invite_code": 1}).to_list(None)
+    assert len(codes) == 50
+    assert [each["invite_code"] in codes for each in stored] == [True]
+
+
+async def test_an_invite_code_that_is_taken_is_drawn_again(
+    app: FastAPI, join: Join, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person = await join()
+    taken = (await found(person))["inviteCode"]
+    draws = iter([taken, "BBBBBBBB", taken, taken, "CCCCCCCC"])
+    monkeypatch.setattr(rules, "new_invite_code", lambda: next(draws))
+    second = await found(person)
+    assert second["inviteCode"] == "BBBBBBBB"
+    answer = await person.client.post(f"/api/circles/{second['circleId']}/regenerate-invite")
+    assert data_of(answer)["inviteCode"] == "CCCCCCCC"

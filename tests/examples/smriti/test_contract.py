@@ -9,7 +9,6 @@ from typing import Any
 
 import bcrypt
 import pytest
-from fastapi import FastAPI
 from httpx import AsyncClient
 from motor.motor_asyncio import AsyncIOMotorDatabase
 
@@ -227,7 +226,7 @@ async def test_a_circle_feeds_paging_out_of_range_is_400(join: Join, query: str)
     error_of(await person.client.get(f"/api/circles/{circle}/posts?{query}"), 400)
 
 
-async def test_a_post_to_circles_leaves_the_public_lists_alone(app: FastAPI, join: Join) -> None:
+async def test_a_post_to_circles_leaves_the_public_lists_alone(join: Join) -> None:
     person, other = await join(), await join()
     circle = await circle_of(person)
     assert data_of(await other.client.get("/api/posts"))["count"] == 0

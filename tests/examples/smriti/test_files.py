@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from fastapi import FastAPI
+from httpx import AsyncClient
 from motor.motor_asyncio import AsyncIOMotorDatabase
 
 from examples.smriti.app import create_app
@@ -18,20 +20,20 @@ PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 64
 PDF = b"%PDF-1.4\n%%EOF\n"
 
 
-async def test_an_image_is_stored_served_and_removed_with_its_post(app: FastAPI, join: Join) -> None:
+async def test_an_image_is_stored_served_and_removed_with_its_post(client: AsyncClient, join: Join) -> None:
     person = await join()
     answer = await person.client.post(
         "/api/posts/", data={"content_type": "image", "text_content": "look"}, files={"image": ("Sun.PNG", PNG)}
     )
     post = data_of(answer, 201)["post"]
     assert (post["contentType"], post["textContent"]) == ("image", "look")
-    path = post["imageUrl"].removeprefix("http://127.0.0.1:8000")
-    served = await client_of(app).get(path)
+    path = urlsplit(post["imageUrl"]).path
+    served = await client.get(path)
     assert served.content == PNG
     assert served.headers["content-type"] == "image/png"
     assert served.headers["x-content-type-options"] == "nosniff"
     data_of(await person.client.delete(f"/api/posts/{post['postId']}"))
-    assert (await client_of(app).get(path)).status_code == 404
+    assert (await client.get(path)).status_code == 404
 
 
 async def test_a_document_begins_pending(join: Join) -> None:
@@ -78,7 +80,7 @@ async def test_ten_mebibytes_are_taken_and_one_byte_more_is_not(join: Join) -> N
         assert answer.status_code == status
 
 
-async def test_a_body_without_end_is_refused_on_the_way(join: Join) -> None:
+async def test_a_body_without_end_is_refused_on_the_way(app: FastAPI, join: Join) -> None:
     person = await join()
     sent = 0
 
@@ -104,10 +106,9 @@ async def test_files_of_other_kinds_are_ignored(join: Join) -> None:
     assert post["imageUrl"] is None
 
 
-async def test_no_path_leads_out_of_the_store(app: FastAPI) -> None:
-    async with client_of(app) as client:
-        for key in ("../../etc/passwd", "..%2f..%2fetc%2fpasswd", "smriti/documents/" + "0" * 32 + ".png", "x", ""):
-            assert (await client.get(f"/files/{key}")).status_code == 404
+async def test_no_path_leads_out_of_the_store(client: AsyncClient) -> None:
+    for key in ("../../etc/passwd", "..%2f..%2fetc%2fpasswd", "smriti/documents/" + "0" * 32 + ".png", "x", ""):
+        assert (await client.get(f"/files/{key}")).status_code == 404
 
 
 async def test_without_a_store_files_are_500_and_notes_still_work(smriti_settings: SettingsFactory) -> None:
@@ -144,12 +145,33 @@ async def test_a_batch_stores_what_it_can(join: Join) -> None:
         error_of(await person.client.post("/api/posts/batch", json=wrong), 400)
 
 
-async def test_both_spellings_of_published_clients_are_served(app: FastAPI, join: Join) -> None:
+async def test_both_spellings_of_published_clients_are_served(client: AsyncClient, join: Join) -> None:
     person = await join("asha")
-    async with client_of(app) as client:
-        for path in ("/api/auth/check-username/asha", "/auth/check-username/asha", "/api/api/auth/check-username/asha"):
-            assert (await client.get(path)).json()["available"] is False
-        for path in ("/health", "/health/db"):
-            assert (await client.get(path)).status_code == 200
+    for path in ("/api/auth/check-username/asha", "/auth/check-username/asha", "/api/api/auth/check-username/asha"):
+        assert (await client.get(path)).json()["available"] is False
+    for path in ("/health", "/health/db"):
+        assert (await client.get(path)).status_code == 200
     for path in ("/circles", "/api/api/posts?limit=5", "/posts/me"):
         assert (await person.client.get(path)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "content"),
+    [
+        ("image", "x.jpg", b"\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(32)),
+        ("image", "x.JPEG", b"\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(32)),
+        ("image", "x.png", PNG),
+        ("image", "x.gif", b"GIF89a" + bytes(32)),
+        ("image", "x.webp", b"RIFF\x24\0\0\0WEBPVP8 " + bytes(32)),
+        ("document", "x.pdf", PDF),
+        ("document", "x.doc", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(512)),
+        ("document", "x.docx", b"PK\x03\x04" + bytes(64)),
+        ("document", "my.notes.TXT", b"plain words"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_every_kind_that_is_named_is_taken(join: Join, kind: str, name: str, content: bytes) -> None:
+    person = await join()
+    answer = await person.client.post("/api/posts/", data={"content_type": kind}, files={kind: (name, content)})
+    post = data_of(answer, 201)["post"]
+    assert post[f"{kind}Url"].endswith(name.rpartition(".")[2].lower())

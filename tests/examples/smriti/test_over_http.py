@@ -1,4 +1,4 @@
-"""The main flows over real HTTP: two instances behind a load balancer that gives them requests in turn."""
+"""What only two instances can show: writes on one are seen on the other, limits are one, races cross processes."""
 
 from __future__ import annotations
 
@@ -8,49 +8,22 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
-import pytest_asyncio
-from httpx import AsyncClient, Limits
+from httpx import AsyncClient
 
-from examples.smriti.settings import SmritiSettings
-from tests.examples.smriti.balancer import Balancer, balanced
-from tests.examples.smriti.conftest import Person, data_of, error_of, join_through
-from tests.examples.smriti.serving import served
+from tests.examples.smriti.cluster import Cluster
+from tests.examples.smriti.conftest import POSTS_A_MINUTE, Person, data_of, error_of, join_through
 
-pytestmark = [pytest.mark.long, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.long
 
 NOTE = {"content_type": "note", "text_content": "x"}
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 64
-POSTS_A_MINUTE = 120
 
 
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """Two instances, and the balancer before them."""
-
-    instances: tuple[str, str]
-    balancer: Balancer
-
-    def client(self, url: str | None = None, *, token: str | None = None) -> AsyncClient:
-        headers = {"Authorization": token} if token else {}
-        limits = Limits(max_connections=60)
-        return AsyncClient(base_url=url or self.balancer.url, headers=headers, timeout=60, limits=limits)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def cluster(settings_factory: Callable[..., SmritiSettings]) -> AsyncIterator[Cluster]:
-    settings = settings_factory(post_limit=f"{POSTS_A_MINUTE}/minute")
-    async with contextlib.AsyncExitStack() as stack:
-        first = await stack.enter_async_context(served(settings))
-        second = await stack.enter_async_context(served(settings))
-        balancer = await stack.enter_async_context(balanced((first, second)))
-        yield Cluster((first, second), balancer)
-
-
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest.fixture
 async def join(cluster: Cluster) -> AsyncIterator[Callable[..., Any]]:
     async with contextlib.AsyncExitStack() as stack:
 
@@ -226,3 +199,26 @@ async def test_fifty_calls_around_the_end_of_a_circle_leave_nothing_half_done(cl
     assert {(each["visibility"], tuple(each["circleIds"] or ()) or None) for each in own} <= {
         (expected[0], tuple(expected[1] or ()) or None)
     }
+
+
+async def test_a_body_without_end_is_refused_while_it_is_sent(cluster: Cluster, join: Join) -> None:
+    person = await join()
+    where = urlsplit(cluster.instances[0])
+    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    head = (
+        f"POST /api/posts/ HTTP/1.1\r\nHost: {where.netloc}\r\nAuthorization: {person.client.headers['Authorization']}"
+        "\r\nContent-Type: multipart/form-data; boundary=b\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    writer.write(head.encode())
+    answer = asyncio.create_task(reader.readline())
+    part = b'--b\r\nContent-Disposition: form-data; name="image"; filename="x.png"\r\n\r\n'
+    sent = 0
+    with contextlib.suppress(ConnectionError):
+        while not answer.done() and sent < 500 * 2**20:
+            writer.write(b"%x\r\n%b\r\n" % (len(part), part))
+            await writer.drain()
+            sent += len(part)
+            part = bytes(2**20)
+    assert (await answer).startswith(b"HTTP/1.1 400")
+    assert sent < 100 * 2**20
+    writer.close()

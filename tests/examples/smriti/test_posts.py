@@ -192,3 +192,27 @@ async def test_one_post_has_no_get_put_or_patch(join: Join) -> None:
     person = await join()
     for method in ("GET", "PUT", "PATCH"):
         assert (await person.client.request(method, f"/api/posts/{'a' * 24}")).status_code == 405
+
+
+async def test_the_longest_link_blank_words_and_words_beside_a_link_are_taken(join: Join) -> None:
+    person = await join()
+    link = "https://e.org/" + "x" * (2_048 - len("https://e.org/"))
+    sent = await person.client.post(
+        "/api/posts/", data={"content_type": "link", "link_url": link, "text_content": "look"}
+    )
+    post = data_of(sent, 201)["post"]
+    assert (post["linkUrl"], post["textContent"]) == (link, "look")
+    assert (await person.note("   "))["textContent"] == "   "
+
+
+async def test_pages_have_their_sizes_when_none_is_asked_for(join: Join, motor_db: Database) -> None:
+    person = await join()
+    author = {"user_id": person.id, "username": person.username}
+    note = {"content_type": "note", "text_content": "x", "visibility": "public", "author": author}
+    await motor_db.posts.insert_many([{**note, "created_at": datetime(2026, 1, 1)} for _ in range(101)])
+    await person.catch_up()
+    for path, usual in (
+        ("/api/posts", 50), ("/api/posts/me", 20), ("/api/posts/search", 20), (f"/api/users/{person.id}/posts", 20),
+    ):  # fmt: skip
+        assert len(data_of(await person.client.get(path))["posts"]) == usual
+        assert len(data_of(await person.client.get(path, params={"limit": 100}))["posts"]) == 100

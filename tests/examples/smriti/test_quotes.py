@@ -188,3 +188,29 @@ async def test_the_record_is_of_the_persons_own_day(
     assert record["day_key"] == day_of(before, timezone=zone, location=None).key
     assert record["scheduled_push_time_utc"].replace(tzinfo=UTC) > before
     assert record["push_sent"] is False
+
+
+async def test_of_fifty_calls_of_each_cron_route_at_once_each_record_is_made_and_sent_once(
+    client: AsyncClient, join: Join, motor_db: Database
+) -> None:
+    people = [await join() for _ in range(3)]
+    await people[0].note("The light was already there.")
+    made = await asyncio.gather(*(run(client, "init") for _ in range(50)))
+    assert sum(each["initialized_count"] for each in made) == 3
+    assert sum(each["error_count"] for each in made) == 0
+    await make_due(motor_db)
+    sent = await asyncio.gather(*(run(client, "push") for _ in range(50)))
+    assert sum(each["processed_count"] for each in sent) == 3
+    assert await motor_db.user_daily_quotes.count_documents({"push_sent": True}) == 3
+
+
+async def test_a_quote_goes_to_fifty_devices_of_a_person_at_most(app: FastAPI, join: Join, motor_db: Database) -> None:
+    person = await join()
+    await person.note("The light was already there.")
+    await motor_db.device_tokens.insert_many([{"token": f"t{n}", "user_id": person.id} for n in range(60)])
+    services = app.state.services
+    job = Quotes(services.scale.mongo, services.devices, pusher := RecordingPusher())
+    await job.initialize()
+    await make_due(motor_db)
+    assert (await job.push_due()).sent_count == 1
+    assert sum(len(tokens) for tokens, _ in pusher.calls) == 50

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fastapi import FastAPI
 from httpx import AsyncClient
 
 from examples.smriti.app import create_app
@@ -104,7 +105,7 @@ async def test_a_crash_is_500_e_with_cors_and_says_nothing_of_its_cause(smriti_s
     assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
 
 
-async def test_an_unchanged_answer_is_304_for_its_own_reader_only(join: Join) -> None:
+async def test_an_unchanged_answer_is_304_for_its_own_reader_only(join: Join, primitives: None) -> None:
     person, other = await join(), await join()
     first = await person.client.get("/api/posts/me")
     tag = {"If-None-Match": first.headers["etag"]}
@@ -116,7 +117,7 @@ async def test_an_unchanged_answer_is_304_for_its_own_reader_only(join: Join) ->
     assert (await person.client.get("/api/posts/me", headers=tag)).status_code == 200
 
 
-async def test_long_answers_are_compressed_for_who_takes_it(join: Join) -> None:
+async def test_long_answers_are_compressed_for_who_takes_it(join: Join, primitives: None) -> None:
     person = await join()
     await person.note("a long thought " * 200)
     for coding in ("zstd", "br", "gzip"):
@@ -127,3 +128,49 @@ async def test_long_answers_are_compressed_for_who_takes_it(join: Join) -> None:
         "content-encoding"
         not in (await person.client.get("/api/posts", headers={"Accept-Encoding": "identity"})).headers
     )
+
+
+async def test_the_eleventh_login_within_a_minute_is_refused(
+    smriti_settings: SettingsFactory,
+) -> None:
+    app = create_app(smriti_settings(login_limit="10/minute"))
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        statuses = []
+        for number in range(11):
+            body = {"username": f"visitor{number}", "password": "correct horse"}
+            answer = await client.post("/api/auth/login", json=body)
+            statuses.append(answer.status_code)
+        assert statuses == [401] * 10 + [429]
+        error_of(answer, 429)
+        assert int(answer.headers["Retry-After"]) >= 1
+
+
+async def test_who_is_not_signed_in_is_counted_by_address(smriti_settings: SettingsFactory) -> None:
+    app = create_app(smriti_settings(user_limit="10/minute"))
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        # A token that nobody signed names nobody: inventing some evades nothing.
+        statuses = [
+            (
+                await client.get("/api/auth/check-username/asha", headers={"Authorization": f"Bearer forged{number}"})
+            ).status_code
+            for number in range(12)
+        ]
+    assert statuses == [200] * 10 + [429] * 2
+
+
+async def test_a_refusal_has_cors_headers_and_a_request_id(smriti_settings: SettingsFactory) -> None:
+    app = create_app(smriti_settings(user_limit="1/minute"))
+    origin = {"Origin": "http://localhost:3000"}
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        await client.get("/api/posts", headers=origin)
+        refused = await client.get("/api/posts", headers=origin)
+    error_of(refused, 429)
+    assert refused.headers["access-control-allow-origin"] == origin["Origin"]
+    assert refused.headers["X-Request-ID"]
+
+
+async def test_the_figures_are_there_and_count_by_route(app: FastAPI, client: AsyncClient) -> None:
+    await client.get("/api/auth/check-username/asha")
+    page = await client.get("/metrics")
+    assert page.status_code == 200
+    assert '/api/auth/check-username/{username}"' in page.text

@@ -106,3 +106,20 @@ async def test_unknown_and_malformed_ids(join: Join) -> None:
         error_of(await person.client.get(f"/api/users/{ObjectId()}{path}"), 404)
         for malformed in ("x", "0" * 23, "g" * 24):
             error_of(await person.client.get(f"/api/users/{malformed}{path}"), 400)
+
+
+async def test_a_change_is_dated(join: Join, motor_db: Database) -> None:
+    person = await join()
+    before = await motor_db.users.find_one({"_id": ObjectId(person.id)}) or {}
+    assert "updated_at" not in before
+    data_of(await person.client.patch("/api/users/me", json={}))
+    assert "updated_at" not in (await motor_db.users.find_one({"_id": ObjectId(person.id)}) or {})
+    data_of(await person.client.patch("/api/users/me", json={"timezone": "Asia/Tokyo"}))
+    assert "updated_at" in (await motor_db.users.find_one({"_id": ObjectId(person.id)}) or {})
+
+
+async def test_the_edges_of_the_world_are_places(join: Join) -> None:
+    person = await join()
+    for latitude, longitude in ((90, 180), (-90, -180), (0, 0)):
+        place = {"latitude": latitude, "longitude": longitude}
+        assert data_of(await person.client.patch("/api/users/me", json=place))["user"]["location"] == place

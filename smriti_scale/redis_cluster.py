@@ -9,9 +9,9 @@ from typing import Any
 
 from redis.asyncio import RedisCluster
 
-from smriti_scale.cache.cancelling import cancel
-from smriti_scale.cache.stores.pipe import Arg
+from smriti_scale.cancelling import cancel
 from smriti_scale.errors import DeadlineExceeded
+from smriti_scale.redis_pipe import Arg
 
 _CONCURRENT = 32  # below `RedisLink`'s 50 connections a node, which reads share
 
@@ -33,9 +33,10 @@ class ClusterPipe:
         # The client refuses what its pools cannot take at once: more than this many commands wait for their turn here.
         self._slots = asyncio.Semaphore(_CONCURRENT)
 
-    def send(self, *args: Arg) -> asyncio.Future[Any]:
+    def send(self, *args: Arg, timeout: float | None = None, again: bool = False) -> asyncio.Future[Any]:
+        del again  # the client itself asks again, where a slot has moved to
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._spawn(self._into(future, partial(self._client.execute_command, *args)))
+        self._spawn(self._into(future, partial(self._client.execute_command, *args), timeout or self._timeout))
         return future
 
     def mget(self, keys: Sequence[str]) -> asyncio.Future[list[bytes | None]]:
@@ -64,7 +65,7 @@ class ClusterPipe:
 
     async def _read(self, keys: list[str], wanted: list[tuple[list[int], asyncio.Future[Any]]]) -> None:
         answer: asyncio.Future[list[bytes | None]] = self._loop.create_future()
-        await self._into(answer, partial(self._client.mget_nonatomic, keys))
+        await self._into(answer, partial(self._client.mget_nonatomic, keys), self._timeout)
         error = answer.exception()
         for places, future in wanted:
             if future.done():
@@ -74,12 +75,12 @@ class ClusterPipe:
             else:
                 future.set_result([answer.result()[place] for place in places])
 
-    async def _into(self, future: asyncio.Future[Any], call: Callable[[], Awaitable[Any]]) -> None:
+    async def _into(self, future: asyncio.Future[Any], call: Callable[[], Awaitable[Any]], timeout: float) -> None:
         try:
-            async with asyncio.timeout(self._timeout), self._slots:
+            async with asyncio.timeout(timeout), self._slots:
                 result = await call()
         except TimeoutError:
-            failure: BaseException = DeadlineExceeded("redis", timeout=self._timeout)
+            failure: BaseException = DeadlineExceeded("redis", timeout=timeout)
         except asyncio.CancelledError:
             future.cancel()
             raise
