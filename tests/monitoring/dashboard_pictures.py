@@ -70,8 +70,8 @@ async def main(folder: Path, minutes: float) -> None:
             await asyncio.gather(*(traffic(client, minutes * 60) for _ in range(2)))
             visiting = asyncio.create_task(traffic(client, 30))
             browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=_FLAGS)
-            await picture(browser, running.url, folder / "light.png", size=(1100, 1000), scheme="light")
-            await picture(browser, running.url, folder / "dark.png", size=(1100, 1000), scheme="dark")
+            await picture(browser, running.url, folder / "light.png", size=(1100, 900), scheme="light")
+            await picture(browser, running.url, folder / "dark.png", size=(1100, 900), scheme="dark")
             await picture(browser, running.url, folder / "phone.png", size=(360, 780), scheme="light")
             await browser.close()
             await visiting

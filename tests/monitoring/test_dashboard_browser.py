@@ -255,7 +255,7 @@ async def test_the_figures_on_the_page_are_those_of_metrics(scale: Scale, server
     await page.goto(f"{server.url}/_scale/")
     await page.get_by_role("radio", name="Since start").check()
     await expect(page.locator("#live")).to_have_attribute("data-state", "live")
-    await expect(page.locator("#over")).to_have_text("Figures below count since the start.")
+    await expect(page.locator("#over")).to_have_text("Counts are since the start.")
     for _ in range(20):  # the page lags a moment behind, and pools and memory move
         await monitoring.look()
         await asyncio.to_thread(monitoring.evaluator.tick)
@@ -493,7 +493,7 @@ async def test_theme_and_window_are_kept_and_colours_follow(troubled: Served, br
     await page.reload()
     assert await background() == light
     await expect(page.get_by_role("radio", name="Since start")).to_be_checked()
-    await expect(page.locator("#over")).to_have_text("Figures below count since the start.")
+    await expect(page.locator("#over")).to_have_text("Counts are since the start.")
     await page.get_by_role("button", name="Theme").click()
     assert await background() == dark
 

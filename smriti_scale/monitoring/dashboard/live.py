@@ -1,6 +1,6 @@
 """Snapshots as server-sent events: bounded in number and in length, and over when the server stops.
 
-A stream is ended on purpose after half a minute, and the browser comes back by itself: so whoever may no longer look
+A stream is ended on purpose after some seconds, and the browser comes back by itself: so whoever may no longer look
 is noticed, proxies with a limit of a minute see nothing special, and a server that waits for open requests before it
 stops (as uvicorn does, without a word to the application) need not wait long where nothing tells of the stop.
 """

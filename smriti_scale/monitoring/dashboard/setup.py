@@ -62,7 +62,7 @@ def setup_dashboard(
     title: str = "smriti_scale",
     interval: float = 2.0,
     max_streams: int = 16,
-    stream_seconds: float = 30.0,
+    stream_seconds: float = 20.0,
     session_seconds: float = 8 * 3600.0,
     cookie_secure: bool | None = None,
     stopping: Callable[[], bool] = lambda: False,

@@ -333,10 +333,10 @@ function routes(data) {
 
 function over(data) {
   const { name, seconds } = data.window;
-  if (name === "start") return "Figures below count since the start.";
+  if (name === "start") return "Counts are since the start.";
   const whole = { "5m": 300, "1h": 3600 }[name];
   const seen = seconds < 60 ? `${Math.round(seconds)} s` : duration(seconds);
-  return `Figures below are of the ${seconds < whole * 0.9 ? `${seen} seen so far` : name === "5m" ? "last 5 minutes" : "last hour"}.`;
+  return `Counts are of the ${seconds < whole * 0.9 ? `${seen} seen so far` : name === "5m" ? "last 5 minutes" : "last hour"}.`;
 }
 
 function mongo(data) {
