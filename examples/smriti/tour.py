@@ -40,12 +40,23 @@ class Tour:
 
     Args:
         client: speaks to the service.
+        cron_secret: opens the routes of the daily quotes.
         secondary_reads: how many reads of the posts collection the secondaries have served so far.
+        hurry: makes the moment of every prepared quote come now, in place of some time today.
     """
 
-    def __init__(self, client: AsyncClient, *, secondary_reads: Callable[[], Awaitable[int]]) -> None:
+    def __init__(
+        self,
+        client: AsyncClient,
+        *,
+        cron_secret: str,
+        secondary_reads: Callable[[], Awaitable[int]],
+        hurry: Callable[[], Awaitable[None]],
+    ) -> None:
         self._client = client
+        self._cron_secret = cron_secret
         self._secondary_reads = secondary_reads
+        self._hurry = hurry
         self._name = f"visitor_{secrets.token_hex(4)}"
         self._post_id = ""
 
@@ -63,6 +74,7 @@ class Tour:
             ("Upload a document, read by a worker", self._document),
             ("Today's quote", self._quote),
             ("Delete the post", self._delete),
+            ("What all this looked like from inside", self._figures),
             ("The sixth sign-up within a minute", self._sixth_sign_up),
         ]
         for title, step in walk:
@@ -164,14 +176,32 @@ class Tour:
         raise TourFailed("the worker did not read the document within 30 s")
 
     async def _quote(self) -> str:
+        before = await self._get("/api/quotes/today")
+        demand(before["status"] in ("pending", "delivered"), "the quote of a new day is neither pending nor there")
+        for job in ("init", "push"):
+            answer = await self._client.post(
+                f"/api/internal/daily-quote-{job}", headers={"X-Cron-Secret": self._cron_secret}
+            )
+            expect(answer, 200)
+            await self._hurry()
         today = await self._get("/api/quotes/today")
-        return f"{today['status']}: {today['message'] or today['quote']['text']}"
+        demand(today["has_quote"], "the quote was not delivered")
+        return f"{before['status']}, then {today['status']}: {today['quote']['text']}"
 
     async def _delete(self) -> str:
         expect(await self._client.delete(f"/api/posts/{self._post_id}"), 200)
         feed = (await self._get("/api/posts", {"limit": "5"}))["data"]["posts"]
         demand(all(post["postId"] != self._post_id for post in feed), "the deleted post is still in the feed")
         return "200, and gone from the feed at once"
+
+    async def _figures(self) -> str:
+        figures = (await self._client.get("/metrics")).text
+        demand('/api/posts/{post_id}"' in figures, "the figures do not count by route")
+        page = await self._client.get("/_scale", follow_redirects=True)
+        demand(page.status_code == 200, f"the dashboard answered {page.status_code}")
+        return (
+            f"{sum(not line.startswith('#') for line in figures.splitlines()):,} figures at /metrics, drawn at /_scale"
+        )
 
     async def _sixth_sign_up(self) -> str:
         more = await asyncio.gather(

@@ -59,7 +59,7 @@ async def test_the_tour_passes_and_nothing_is_left_running(tmp_path: Path) -> No
     printed, _ = await asyncio.wait_for(process.communicate(), 240)
     text = printed.decode()
     assert process.returncode == 0, text
-    assert text.count("✓") >= 12
+    assert text.count("✓") >= 13
     assert "✗" not in text
     assert left_running(tmp_path) == []
 

@@ -67,7 +67,8 @@ function item(post) {
 async function showFeed({ older = false } = {}) {
   $("feed").setAttribute("aria-busy", "true");
   const query = { limit: 20, ...(older && cursor ? { cursor } : {}) };
-  const { data } = await call("GET", "/api/posts", { query });
+  const from = $("from").value;
+  const { data } = await call("GET", from ? `/api/circles/${from}/posts` : "/api/posts", { query });
   const rows = data.posts.map(item);
   if (older) $("feed").append(...rows);
   else $("feed").replaceChildren(...(rows.length ? rows : [element("li", "Nothing yet. Write the first note.")]));
@@ -78,11 +79,14 @@ async function showFeed({ older = false } = {}) {
 
 async function showCircles() {
   const { data } = await call("GET", "/api/circles", { query: { limit: 50 } });
-  const choices = $("write").elements.circle;
-  choices.replaceChildren(element("option", "everybody", { value: "" }));
+  for (const choices of [$("write").elements.circle, $("from")]) {
+    const chosen = choices.value;
+    const names = data.circles.map((circle) => element("option", circle.name, { value: circle.circleId }));
+    choices.replaceChildren(element("option", "everybody", { value: "" }), ...names);
+    choices.value = data.circles.some((circle) => circle.circleId === chosen) ? chosen : "";
+  }
   const rows = [];
   for (const circle of data.circles) {
-    choices.append(element("option", circle.name, { value: circle.circleId }));
     const row = element("li");
     row.append(element("h3", `${circle.emoji || ""} ${circle.name}`.trim()));
     const full = await call("GET", `/api/circles/${circle.circleId}`);
@@ -121,7 +125,8 @@ onSubmit("enter", async (form) => {
   store.setItem("token", data.token);
   store.setItem("username", data.username);
   await show();
-  $("main").focus();
+  $("main").focus({ preventScroll: true });
+  scrollTo(0, 0);
 });
 
 onSubmit("write", async (form, element_) => {
@@ -152,6 +157,8 @@ onSubmit("join", async (form, element_) => {
   await showCircles();
 });
 
+$("from").addEventListener("change", () => showFeed().catch((error) => say(error.message, true)));
 $("older").addEventListener("click", () => showFeed({ older: true }).catch((error) => say(error.message, true)));
 $("sign-out").addEventListener("click", leave);
+$("circles-box").open = matchMedia("(min-width: 60rem)").matches;
 show().catch((error) => say(error.message, true));

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import AsyncIterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from playwright.async_api import Page, async_playwright, expect
 from tests.examples.smriti.conftest import PASSWORD, SettingsFactory, join_through
 from tests.examples.smriti.serving import served
 
+AXE = (files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -72,14 +74,18 @@ async def test_a_visitor_signs_up_writes_reads_older_posts_and_founds_a_circle(
     await expect(first).to_contain_text("<b>First light</b>")  # as text: markup of others never runs
     await expect(first.locator("img")).to_have_js_property("naturalWidth", 1)
 
+    await page.get_by_text("Circles", exact=True).click()
     await page.get_by_label("New circle").fill("The porch")
-    await page.get_by_role("button", name="Found").click()
+    await page.get_by_role("button", name="Start").click()
     await expect(page.locator("#circles > li")).to_contain_text("The porch")
     await page.get_by_label("Words").fill("Only for us.")
     await page.locator("select[name=circle]").select_option(label="The porch")
     await page.get_by_role("button", name="Post", exact=True).click()
     await expect(page.get_by_role("status")).to_have_text("Posted.")
     await expect(feed.first).to_contain_text("First light")
+    await page.get_by_label("From").select_option(label="The porch")
+    await expect(feed).to_have_count(1)
+    await expect(feed.first).to_contain_text("Only for us.")
     await expect(page.locator("#quote")).not_to_be_empty()
 
     await page.screenshot(path=str(tmp_path / "client.png"), full_page=True)
@@ -92,6 +98,39 @@ async def test_a_visitor_signs_up_writes_reads_older_posts_and_founds_a_circle(
     await page.get_by_role("button", name="Sign in").click()
     await expect(page.get_by_role("status")).to_contain_text("Wrong username or password")
     assert [text for text in complaints if "401" not in text] == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 360])
+async def test_axe_finds_nothing_wrong_and_nothing_is_wider_than_the_screen(
+    base: str, page: Page, scheme: Any, width: int
+) -> None:
+    await page.emulate_media(color_scheme=scheme)
+    await page.set_viewport_size({"width": width, "height": 800})
+    async with AsyncClient(base_url=base) as other:
+        writer = await join_through(other, "writer")
+        await writer.note("a thought", title="A note with " + "longwords" * 20)
+        await writer.client.post("/api/circles", json={"name": "The porch"})
+        token = other.headers["Authorization"].removeprefix("Bearer ")
+    await page.goto(base)
+    assert await axe(page) == []
+    await page.evaluate("token => sessionStorage.setItem('token', token)", token)
+    await page.reload()
+    await expect(page.locator("#feed > li")).to_have_count(1)
+    await page.evaluate("document.getElementById('circles-box').open = true")
+    await expect(page.locator("#circles > li")).to_contain_text("The porch")
+    await page.wait_for_timeout(400)  # what appears has appeared: axe would see its colours half-way
+    assert await axe(page) == []
+    assert await page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+async def axe(page: Page) -> list[str]:
+    """What axe-core finds wrong, one line each."""
+    await page.evaluate(AXE)
+    results = await page.evaluate("() => axe.run(document, { resultTypes: ['violations'] })")
+    assert len(results["passes"]) > 15, "axe looked at next to nothing"
+    return [f"{found['id']}: {node['html']}" for found in results["violations"] for node in found["nodes"]]
 
 
 DOT = bytes.fromhex(
