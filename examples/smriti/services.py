@@ -89,7 +89,7 @@ def store_of(settings: SmritiSettings) -> ObjectStore | None:
             return S3Store(settings.s3_bucket, region=settings.s3_region, endpoint=settings.s3_endpoint)
         case "cloudinary":
             elsewhere = settings.cloudinary_endpoint
-            urls = {"api_url": elsewhere, "delivery_url": elsewhere} if elsewhere else {}
+            urls: dict[str, Any] = {"api_url": elsewhere, "delivery_url": elsewhere} if elsewhere else {}
             return CloudinaryStore(
                 settings.cloudinary_cloud_name,
                 api_key=settings.cloudinary_api_key,

@@ -241,7 +241,7 @@ class MongoClients:
         """
         opened = self._here()
         with pymongo.timeout(timeout):
-            answers: list[Any] = await asyncio.gather(
+            answers: Any = await asyncio.gather(
                 opened.write.command("ping"),
                 opened.read.command("ping", read_preference=opened.reading.read_preference),
                 return_exceptions=True,

@@ -74,8 +74,9 @@ class Draining:
         finally:
             self._begun = True
             for number, watch in watches.items():
+                server = watch.server
                 if signal.getsignal(number) is watch:
-                    signal.signal(number, watch.server)
+                    signal.signal(number, server)
 
     def _watches(self) -> Iterator[tuple[signal.Signals, _Watch]]:
         if threading.current_thread() is not threading.main_thread():
