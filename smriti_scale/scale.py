@@ -17,6 +17,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.routing import Route
 from starlette.types import Scope
 
 from smriti_scale.cache import Cache, HTTPCacheMiddleware
@@ -261,6 +262,9 @@ class Scale:
             metrics_token=token.get_secret_value() if token else None,
             lifespan=False,
         )
+        for route in app.router.routes:
+            if isinstance(route, Route) and route.path == self.settings.metrics_path:
+                self.limiter.exempt(route.endpoint)  # figures are wanted most when everything is refused
         self._install_dashboard(app, monitoring)
 
     def _install_dashboard(self, app: Starlette, monitoring: Monitoring) -> None:

@@ -36,6 +36,8 @@ _log = logging.getLogger("smriti_scale.mongo.guard")
 _OTHERS = ("system.", "smriti_scale.")
 """Collections that are nobody's queries: the server's own, and the probe by which reads wait for a position."""
 _EXPLAIN_MS = 10_000
+_MOST_RUNNING = 1_000
+"""Commands that are remembered until they end. Older PyMongo Async does not tell of a cancelled one's end."""
 # What a driver adds to a command, and `explain` does not take.
 _ENVELOPE = frozenset(
     {
@@ -181,6 +183,8 @@ class QueryGuard(CommandListener):
         if current is not None and current[0] is self:
             self._note(current[1], event)
         if self.slow_ms is not None:
+            if len(self._running) >= _MOST_RUNNING:
+                self._running.clear()  # nearly all were cancelled; those that do run are not judged
             self._running[event.request_id] = event
 
     def succeeded(self, event: CommandSucceededEvent) -> None:

@@ -15,6 +15,9 @@ from smriti_scale.monitoring.metrics import Metrics
 UNCOUNTED = frozenset({"hello", "ismaster", "isMaster", "ping", "endSessions"})
 """What no application asks for: they are quick and many, and would make every average look good."""
 
+MOST_RUNNING = 10_000
+"""Commands that are remembered until they end. Older PyMongo Async does not tell of a cancelled one's end."""
+
 _WRITE_ERRORS = {11000: "DuplicateKey", 11001: "DuplicateKey", 121: "DocumentValidationFailure"}
 
 
@@ -36,6 +39,8 @@ class MongoCommands(CommandListener):
         if name in UNCOUNTED:
             return
         collection = event.command.get("collection" if name == "getMore" else name)
+        if len(self._running) >= MOST_RUNNING:
+            self._running.clear()  # nearly all were cancelled; those that do run go uncounted
         self._running[event.request_id] = collection if type(collection) is str else ""
 
     def succeeded(self, event: CommandSucceededEvent) -> None:

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from typing import Any, Literal
 
 import pytest
 import pytest_asyncio
+from bson import SON
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient
 from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
+from pymongo.monitoring import CommandStartedEvent, CommandSucceededEvent
 
 from smriti_scale.events import Events
-from smriti_scale.mongo import MongoClients, QueryGuard
-from smriti_scale.monitoring import Metrics, MongoCommands, Monitoring
-from tests.monitoring.figures import series, value
+from smriti_scale.mongo import MongoClients, QueryGuard, guard as guard_module
+from smriti_scale.monitoring import Metrics, MongoCommands, Monitoring, mongo_commands
+from tests.monitoring.figures import series, until, value
 
 COUNT = "scale_mongo_command_duration_seconds_count"
 ERRORS = "scale_mongo_command_errors_total"
@@ -87,6 +91,38 @@ async def test_nothing_is_kept_of_commands_that_are_over(watched: Any, metrics: 
     with pytest.raises(OperationFailure):
         await watched.posts.find_one({"$nonsense": 1})
     assert listener._running == {}
+
+
+async def test_a_command_that_is_cancelled_is_an_error_and_forgotten(
+    mongo_uri: str, mongo_database_name: str, metrics: Metrics
+) -> None:
+    counting, guard = MongoCommands(metrics), QueryGuard(slow_ms=100)
+    async with AsyncMongoClient[dict[str, Any]](mongo_uri, event_listeners=[counting, guard]) as client:
+        posts = client[mongo_database_name].posts
+        await posts.insert_one({})
+        slow = asyncio.create_task(posts.find_one({"$where": "sleep(300) || true"}))
+        await until(lambda: counting._running)
+        slow.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await slow
+    assert series(metrics, ERRORS) == {("posts", "find", "CancelledError"): 1}
+    assert not counting._running
+    assert not guard._running
+
+
+def test_commands_whose_end_is_never_told_do_not_pile_up(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mongo_commands, "MOST_RUNNING", 5)
+    monkeypatch.setattr(guard_module, "_MOST_RUNNING", 5)
+    counting, guard = MongoCommands(metrics), QueryGuard(slow_ms=100)
+    for number in range(100):
+        started = CommandStartedEvent(SON([("find", "posts")]), "app", number, ("127.0.0.1", 1), number)
+        counting.started(started)
+        guard.started(started)
+        assert 0 < len(counting._running) <= 5
+        assert 0 < len(guard._running) <= 5
+    ended = CommandSucceededEvent(timedelta(milliseconds=1), {}, "find", 99, ("127.0.0.1", 1), 99)
+    counting.succeeded(ended)
+    assert value(metrics, COUNT, collection="posts", command="find") == 1
 
 
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])

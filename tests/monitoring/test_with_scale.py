@@ -80,6 +80,15 @@ async def test_a_request_shows_in_the_figures_of_all_that_served_it(scale: Scale
     assert series(metrics, "scale_sample_failures_total") == {}
 
 
+async def test_a_scraper_is_not_refused_where_clients_are(mongo_uri: str) -> None:
+    scale = Scale(settings(mongodb_uri=mongo_uri, application_limits=("2/hour",)))
+    app = app_of(scale)
+    async with AsyncClient(transport=ASGITransport(app), base_url="http://test") as client:
+        assert [(await client.get("/metrics")).status_code for _ in range(5)] == [200] * 5
+        assert [(await client.get("/nothing")).status_code for _ in range(3)] == [404, 404, 429]
+    await scale.limiter.aclose()
+
+
 async def test_looking_ends_before_the_clients_are_closed(scale: Scale) -> None:
     app = app_of(scale)
     async with app.router.lifespan_context(app):
