@@ -48,13 +48,18 @@ _ROOMS: dict[str, tuple[str, ...]] = {
         "lookup_one",
     ),
     "monitoring": (
+        "SLO",
+        "Alerts",
         "Metrics",
         "Monitoring",
         "MonitoringMiddleware",
         "health_routes",
+        "init_otel",
         "init_sentry",
         "setup_dashboard",
+        "setup_logging",
         "setup_monitoring",
+        "setup_request_ids",
     ),
     "pagination": (
         "CursorCodec",
@@ -108,13 +113,18 @@ if TYPE_CHECKING:
         lookup_one,
     )
     from smriti_scale.monitoring import (
+        SLO,
+        Alerts,
         Metrics,
         Monitoring,
         MonitoringMiddleware,
         health_routes,
+        init_otel,
         init_sentry,
         setup_dashboard,
+        setup_logging,
         setup_monitoring,
+        setup_request_ids,
     )
     from smriti_scale.pagination import (
         CursorCodec,
@@ -138,6 +148,8 @@ if TYPE_CHECKING:
     from smriti_scale.tasks import idempotent, make_celery, publish
 
 __all__ = [
+    "SLO",
+    "Alerts",
     "BatchLoader",
     "Cache",
     "CacheStats",
@@ -182,6 +194,7 @@ __all__ = [
     "health_routes",
     "http_cache",
     "idempotent",
+    "init_otel",
     "init_sentry",
     "lookup_many",
     "lookup_one",
@@ -189,8 +202,10 @@ __all__ = [
     "publish",
     "setup_compression",
     "setup_dashboard",
+    "setup_logging",
     "setup_monitoring",
     "setup_rate_limiting",
+    "setup_request_ids",
 ]
 
 

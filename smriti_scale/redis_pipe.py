@@ -86,8 +86,6 @@ class Pipe:
         timeout: deadline of a command that brings none, in seconds.
         on_lost: called with the error when an open connection breaks, though nothing may be under way.
         connect_timeout: how long connecting may go on in the background, in seconds.
-        in_batches: write only when all that was written is answered: a lone command at once, a crowd's together, and
-            what was cancelled in the meantime not at all.
     """
 
     def __init__(
@@ -97,14 +95,12 @@ class Pipe:
         timeout: float,
         on_lost: Callable[[Exception], None] = lambda error: None,
         connect_timeout: float = 2.0,
-        in_batches: bool = False,
     ) -> None:
         self._open = open
         self._timeout = timeout
         self._longest = timeout
         self._on_lost = on_lost
         self._connect_timeout = connect_timeout
-        self._in_batches = in_batches
         self._loop = asyncio.get_running_loop()
         self._queue: list[_Command] = []
         self._reads: list[tuple[Sequence[str], asyncio.Future[Any]]] = []
@@ -129,30 +125,6 @@ class Pipe:
         if not self._flushing:
             self._schedule(now)
         return future
-
-    def send_together(self, *commands: tuple[Arg, ...], timeout: float) -> asyncio.Future[Any]:
-        """Commands that follow each other directly; the future holds the first one's answer."""
-        future: asyncio.Future[Any] = self._loop.create_future()
-        if timeout > self._longest:
-            self._longest = timeout
-        now = self._loop.time()
-        due = now + timeout
-        self._queue.extend([_command(_Command, (args, future, due, False)) for args in commands])
-        if due < self._watch_due:
-            self._look_at(due)
-        if not self._flushing:
-            self._schedule(now)
-        return future
-
-    @property
-    def unsent(self) -> int:
-        """Commands that wait to be written."""
-        return len(self._queue)
-
-    async def drain(self, *, timeout: float) -> None:
-        """Wait until what was asked before is answered, `timeout` seconds at most."""
-        if self._queue or (self._line is not None and self._line.sent):
-            await asyncio.wait([self.send("PING", timeout=timeout)])
 
     def mget(self, keys: Sequence[str]) -> asyncio.Future[list[bytes | None]]:
         future: asyncio.Future[list[bytes | None]] = self._loop.create_future()
@@ -202,9 +174,6 @@ class Pipe:
 
     def _schedule(self, now: float) -> None:
         if self._line is not None:
-            if self._in_batches:
-                self._flush(now)
-                return
             self._flushing = True
             self._loop.call_soon(self._flush, now)
         elif self._connecting is None:
@@ -217,20 +186,11 @@ class Pipe:
             if self._queue or self._reads:  # the line was lost meanwhile
                 self._schedule(asked_at)
             return
-        if self._in_batches:
-            if self._line.sent:
-                return
-            self._queue = [command for command in self._queue if not _is_done(command)]
         if self._reads:
             self._batch_reads()
         queue, self._queue = self._queue, []
         if queue:
             self._line.write(queue, asked_at)
-
-    def _idle(self) -> None:
-        """All that was written is answered."""
-        if self._queue and not self._flushing:
-            self._schedule(self._loop.time())
 
     def _batch_reads(self) -> None:
         """Turn the reads of this turn into MGETs."""
@@ -260,7 +220,7 @@ class Pipe:
             return
         if self._connecting is me:
             self._connecting = None
-            self._line = _Line(connection, on_lost=self._lost, on_idle=self._idle, loop=self._loop)
+            self._line = _Line(connection, on_lost=self._lost, loop=self._loop)
             self._queue = [command for command in self._queue if not _is_done(command)]
             self._flush(self._loop.time())
         else:
@@ -344,14 +304,12 @@ class _Line(asyncio.Protocol):
         connection: AbstractConnection,
         *,
         on_lost: Callable[[_Line, Exception, Sequence[_Command]], None],
-        on_idle: Callable[[], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.sent: deque[_Command] = deque()
         self.heard_at = 0.0
         """When the server last answered, or was first asked after it had answered all, on the loop's clock."""
         self._on_lost = on_lost
-        self._on_idle = on_idle
         self._now = loop.time
         self._parser = hiredis.Reader(protocolError=RedisConnectionError, replyError=error_of)
         # redis-py has no public way to hand over a connection that it opened. It must forget it, or it would close it.
@@ -392,9 +350,6 @@ class _Line(asyncio.Protocol):
                     _deliver(self.sent.popleft(), answer)
         except (RedisConnectionError, IndexError) as error:  # not Redis's language, or an answer nobody asked for
             self._lost(error)
-        else:
-            if not self.sent:
-                self._on_idle()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._lost(error or RedisConnectionError("Redis closed the connection"))

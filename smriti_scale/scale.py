@@ -37,12 +37,19 @@ from smriti_scale.monitoring import (
     SLO,
     Alerts,
     Check,
+    Degraded,
+    Draining,
+    KeepSlowAndFailed,
     Monitoring,
+    ServerTiming,
+    Telemetry,
     health_routes,
     init_sentry,
     loopback_only,
     setup_dashboard,
+    setup_logging,
     setup_monitoring,
+    setup_request_ids,
 )
 from smriti_scale.pagination import CursorPaginator
 from smriti_scale.ratelimit import LeasePolicy, RateLimiter, client_address, setup_rate_limiting
@@ -70,6 +77,8 @@ class Scale:
         limiter: `RateLimiter`.
         monitoring: `Monitoring`; None when it is off.
         events: `Events`.
+        draining: `Draining`, true from SIGTERM on.
+        telemetry: `Telemetry`, where `settings.otel_endpoint` says where to; else None.
     """
 
     def __init__(
@@ -85,8 +94,12 @@ class Scale:
         self.settings = settings
         self.events = events or Events()
         self.indexes = indexes
-        self._draining = False
+        self._started = False
+        delay = settings.drain_delay if settings.drain_delay is not None else 5.0 if settings.is_production else 0.0
+        self.draining = Draining(delay=delay, file=settings.drain_file)
         self.monitoring = self._made_monitoring(slos, alerts)
+        self.telemetry = self._made_telemetry()
+        self._timing = ServerTiming(events=self.events) if settings.server_timing else None
         self.mongo = MongoClients(
             settings.mongodb_uri,
             settings.mongodb_read_uri,
@@ -95,6 +108,7 @@ class Scale:
             max_pool_size=settings.max_pool_size,
             min_pool_size=settings.min_pool_size,
             read_preference=settings.read_preference,
+            comment=settings.mongo_comments,
             client_options={"event_listeners": self._command_listeners()},
             events=self.events,
         )
@@ -156,6 +170,7 @@ class Scale:
     def install(self, app: Starlette) -> None:
         """Add middleware, error handlers and health routes. Call it once, after the app's own routes are added."""
         app.state.scale = self
+        self._set_up_logging()
         handle_unavailable(app)
         if self.settings.read_your_writes:
             app.add_middleware(
@@ -175,10 +190,21 @@ class Scale:
                 session_cookies=self.settings.session_cookies,
                 events=self.events,
             )
-        checks = [Check("mongodb", self.mongo.ping)]
+        if self._timing is not None:
+            self._timing.install(app)
+        if self.telemetry is not None:
+            self.telemetry.install(app)
+        if self.settings.sentry_dsn is not None:
+            app.add_middleware(KeepSlowAndFailed, slow=self.settings.slow_request)
+        setup_request_ids(
+            app, accept=self.settings.accept_request_ids, trust_traceparent=self.settings.trust_traceparent
+        )
+        checks = [Check("mongodb", self._ask_mongo)]
         if self._redis is not None:
             checks.append(Check("redis", self._ping_redis, required=False))
-        app.router.routes.extend(health_routes(checks, draining=lambda: self._draining))
+        for route in health_routes(checks, draining=self.draining, started=lambda: self._started):
+            self.limiter.exempt(route.endpoint)  # a refused probe would take the instance away
+            app.router.routes.append(route)
         if self.monitoring is not None:  # outside of all, so that it sees what they do
             self._install_monitoring(app, self.monitoring)
 
@@ -186,15 +212,18 @@ class Scale:
     async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
         """Open on start, close on stop: give it to the app, or enter it inside the app's own lifespan."""
         self._start_sentry()
-        self._draining = False
+        if self.telemetry is not None:
+            self.telemetry.start()
         try:
             await self.mongo.warm_up()
             await self._see_to_indexes()
             if self.monitoring is not None:
                 await self.monitoring.start()
-            yield
+            with self.draining.watching():
+                self._started = True
+                yield
         finally:
-            self._draining = True
+            self._started = False
             if self.monitoring is not None:  # first, or its next look would open the clients again
                 await self.monitoring.aclose()
             await self.cache.aclose()
@@ -204,6 +233,8 @@ class Scale:
             if self._redis is not None:
                 await self._redis.aclose()
             await self.mongo.aclose()
+            if self.telemetry is not None:
+                await self.telemetry.aclose()
 
     def _made_monitoring(self, slos: Sequence[SLO], alerts: Alerts | None) -> Monitoring | None:
         wanted = self.settings.monitoring
@@ -212,9 +243,11 @@ class Scale:
         return Monitoring(events=self.events, slos=slos, alerts=alerts)
 
     def _command_listeners(self) -> list[Any]:
-        if self.monitoring is None:
-            return []
-        return [self.monitoring.command_listener, QueryGuard(slow_ms=self.settings.slow_query_ms, events=self.events)]
+        parts = (self.monitoring, self.telemetry, self._timing)
+        listeners: list[Any] = [part.command_listener for part in parts if part is not None]
+        if self.monitoring is not None:
+            listeners.append(QueryGuard(slow_ms=self.settings.slow_query_ms, events=self.events))
+        return listeners
 
     def _install_monitoring(self, app: Starlette, monitoring: Monitoring) -> None:
         token = self.settings.metrics_token
@@ -242,7 +275,7 @@ class Scale:
             allow=None if token else loopback_only,
             title=self.settings.namespace,
             cookie_secure=False if development else None,
-            stopping=lambda: self._draining,
+            stopping=self.draining,
         )
 
     def _who(self, scope: Scope) -> str | None:
@@ -258,6 +291,11 @@ class Scale:
         async with self.mongo.consistent(newest):
             yield
 
+    async def _ask_mongo(self) -> Degraded | None:
+        """Reads go on without a primary, so the instance stays of use."""
+        available = await self.mongo.availability(timeout=0.8)
+        return None if available == "writable" else Degraded(available)
+
     async def _ping_redis(self) -> None:
         if self._redis is not None:
             await self._redis.pipe.send("PING")
@@ -272,10 +310,33 @@ class Scale:
         if not plan.is_empty:
             _log.warning("the database lacks declared indexes: apply the plan\n%s", plan)
 
+    def _set_up_logging(self) -> None:
+        form = self.settings.log_format
+        if form == "auto":
+            form = "json" if self.settings.is_production and not logging.getLogger().handlers else "off"
+        if form != "off":
+            setup_logging(self.settings.log_level, form=form)
+
+    def _made_telemetry(self) -> Telemetry | None:
+        endpoint = self.settings.otel_endpoint
+        if endpoint is None:
+            return None
+        return Telemetry(
+            self.settings.namespace,
+            endpoint=endpoint,
+            environment=self.settings.environment,
+            release=self.settings.release,
+            traces_sample_rate=self.settings.traces_sample_rate,
+            registry=self.monitoring.metrics.registry if self.monitoring is not None else None,
+            untraced=(self.settings.metrics_path,),
+            events=self.events,
+        )
+
     def _start_sentry(self) -> None:
         dsn = self.settings.sentry_dsn
         init_sentry(
             dsn.get_secret_value() if dsn else None,
             environment=self.settings.environment,
+            release=self.settings.release,
             traces_sample_rate=self.settings.traces_sample_rate,
         )

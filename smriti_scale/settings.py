@@ -110,6 +110,30 @@ class ScaleSettings(BaseSettings):
 
     sentry_dsn: SecretStr | None = Field(None, validation_alias=_plain("SENTRY_DSN"))
     traces_sample_rate: float = Field(0.1, ge=0, le=1)
+    """Share of requests that Sentry and OpenTelemetry trace."""
+    slow_request: float = Field(1.0, gt=0)
+    """Seconds from which on a request is sent to Sentry though chance did not choose it."""
+    release: str | None = Field(None, validation_alias=_plain("RELEASE"))
+    """The version that runs, for Sentry and OpenTelemetry; by default what the platform says."""
+    otel_endpoint: str | None = Field(None, validation_alias=_plain("OTEL_EXPORTER_OTLP_ENDPOINT"))
+    """Where traces and metrics go by OTLP/HTTP, without `/v1/…`; None sends none. Headers and temporality are read from
+    OpenTelemetry's own variables."""
+
+    accept_request_ids: bool = True
+    """Whether callers may name their requests by `X-Request-ID`."""
+    trust_traceparent: bool = False
+    """Whether a caller's `traceparent` is followed; only behind a proxy that sets or removes it."""
+    mongo_comments: bool = True
+    """Whether MongoDB commands carry the request's id as their comment."""
+    server_timing: bool = False
+    """Whether answers tell how long they took, by `Server-Timing`; it tells strangers, too."""
+    log_format: Literal["auto", "json", "text", "off"] = "auto"
+    """How the process logs: `auto` is JSON in production unless the root logger has a handler already, else `off`."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    drain_delay: float | None = Field(None, ge=0, le=3600)
+    """Seconds from SIGTERM, when `/readyz` turns false, until the server stops; None is 5 in production, else 0."""
+    drain_file: str | None = None
+    """A path that turns `/readyz` false as soon as it exists."""
 
     @field_validator(
         "default_limits",

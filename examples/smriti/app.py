@@ -22,7 +22,6 @@ from examples.smriti.posts.file_routes import file_routes
 from examples.smriti.posts.routes import post_routes
 from examples.smriti.posts.uploads import LARGEST
 from examples.smriti.quotes.routes import cron_routes, quote_routes
-from examples.smriti.request_id import RequestIdMiddleware
 from examples.smriti.services import Services
 from examples.smriti.settings import SmritiSettings
 from examples.smriti.users.routes import user_routes
@@ -91,6 +90,5 @@ def create_app(settings: SmritiSettings | None = None) -> FastAPI:
         allow_headers=["*"],
     )
     app.add_middleware(ClientPathsMiddleware)
-    app.add_middleware(RequestIdMiddleware)
     app.openapi = api_document(app)  # type: ignore[method-assign]
     return app

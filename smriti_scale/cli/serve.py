@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -66,6 +68,15 @@ def command(
     graceful_timeout: Annotated[
         int, typer.Option(help="Seconds that running requests get after SIGTERM or Ctrl-C.", min=1)
     ] = 30,
+    drain_delay: Annotated[
+        float,
+        typer.Option(
+            envvar="SCALE_DRAIN_DELAY",
+            help="Seconds from SIGTERM, when /readyz turns false, until the server stops accepting.",
+            min=0,
+            max=3600,
+        ),
+    ] = 0.0,
     access_log: Annotated[AccessLog, typer.Option(help="Written by a thread of its own.")] = AccessLog.OFF,
     log_level: Annotated[LogLevel, typer.Option(help="What the server itself reports.")] = LogLevel.INFO,
     factory: Annotated[bool, typer.Option("--factory", help="MODULE:APP is a function that makes the app.")] = False,
@@ -87,34 +98,66 @@ def command(
         from granian.server import Server
     except ImportError as error:
         raise MissingExtraError("serve", package="granian", feature="smriti-scale serve") from error
-    server = Server(
-        target,
-        address=host,
-        port=port,
-        uds=uds,
-        interface=Interfaces.ASGI,
-        workers=workers or available_cpus(),
-        http=HTTPModes(http.value),
-        ssl_cert=certificate,
-        ssl_key=key,
-        ssl_key_password=key_password,
-        ssl_protocol_min=SSLProtocols.tls12 if tls12 else SSLProtocols.tls13,
-        log_level=LogLevels(log_level.value),
-        log_access=access_log is not AccessLog.OFF,
-        log_dictconfig=_logging(access_log),
-        respawn_failed_workers=True,
-        workers_kill_timeout=graceful_timeout,
-        workers_max_rss=max_rss,
-        factory=factory,
-        reload=reload,
-        working_dir=Path.cwd(),
-        process_name=None,
-    )
-    try:
-        with _figures_of_all(workers or available_cpus()):
-            server.serve()
-    except FatalError as error:
-        raise ConfigurationError(f"the server did not start: {error}") from error
+    with _drain_file(drain_delay) as drain_file:
+        server = _draining(Server, drain_delay, drain_file)(
+            target,
+            address=host,
+            port=port,
+            uds=uds,
+            interface=Interfaces.ASGI,
+            workers=workers or available_cpus(),
+            http=HTTPModes(http.value),
+            ssl_cert=certificate,
+            ssl_key=key,
+            ssl_key_password=key_password,
+            ssl_protocol_min=SSLProtocols.tls12 if tls12 else SSLProtocols.tls13,
+            log_level=LogLevels(log_level.value),
+            log_access=access_log is not AccessLog.OFF,
+            log_dictconfig=_logging(access_log),
+            respawn_failed_workers=True,
+            workers_kill_timeout=graceful_timeout,
+            workers_max_rss=max_rss,
+            factory=factory,
+            reload=reload,
+            working_dir=Path.cwd(),
+            process_name=None,
+        )
+        try:
+            with _figures_of_all(workers or available_cpus()):
+                server.serve()
+        except FatalError as error:
+            raise ConfigurationError(f"the server did not start: {error}") from error
+
+
+@contextlib.contextmanager
+def _drain_file(delay: float) -> Iterator[Path | None]:
+    """The path whose existence tells the workers that the instance is about to leave; they read the variable."""
+    if delay == 0:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="smriti-scale-") as folder:
+        file = Path(folder) / "draining"
+        os.environ["SCALE_DRAIN_FILE"] = str(file)
+        yield file
+
+
+def _draining(base: Any, delay: float, file: Path | None) -> Any:
+    """granian's server, which keeps the first SIGTERM back while the workers tell load balancers that they leave."""
+    if file is None:
+        return base
+    told: Path = file
+
+    class DrainingServer(base):  # type: ignore[misc] # chosen at run time
+        def signal_handler_interrupt(self, *args: Any, **kwargs: Any) -> None:
+            if args and args[0] == signal.SIGTERM and not told.exists():
+                told.touch()
+                timer = threading.Timer(delay, super().signal_handler_interrupt)
+                timer.daemon = True
+                timer.start()
+            else:
+                super().signal_handler_interrupt(*args, **kwargs)
+
+    return DrainingServer
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The drivers' own clients, with three things changed: the session lent to a command, patience, the error at the end.
+"""The drivers' own clients, with some things changed: the session lent to a command, patience, the error at the end.
 
 A driver gives each command that has no session one for itself, and ends it. Here that session is a causal one that
 begins at the position of the caller (`causal_scope`), so every read waits for that position at the server. Why not one
@@ -11,6 +11,9 @@ Here retries go on until `write_timeout`, under the same transaction number, so 
 too where a step-down in the midst of a write comes back as the write's own error, which drivers do not retry; only of
 a bulk write (`insert_many`, `bulk_write`) such an error is left among the others in its `BulkWriteError`.
 
+Where it is asked for, each session also writes the request's id into its commands' `comment`, for the server's log and
+profiler: a session is the one thing that sees every command on its way out, whatever made it.
+
 What is overridden the drivers do not document. `check_driver` refuses a driver that lacks it.
 """
 
@@ -19,14 +22,18 @@ from __future__ import annotations
 import inspect
 import sys
 import time
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient, MongoClient, _csot
 from pymongo.asynchronous import mongo_client as asynchronous
+from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import ConnectionFailure, NotPrimaryError, WaitQueueTimeoutError, WriteError
 from pymongo.synchronous import mongo_client as synchronous
+from pymongo.synchronous.client_session import ClientSession
 
+from smriti_scale.context import request_id
 from smriti_scale.errors import ConfigurationError, DatabaseUnavailable
 from smriti_scale.mongo.causal_scope import CausalScope, advance
 
@@ -36,6 +43,11 @@ _NOT_WRITABLE_PRIMARY = 10107
 STEPPED_DOWN = frozenset({91, 189, 10107, 11600, 11602, 13435})
 """Codes of a write that was not done for want of a primary: it shuts down, steps down, or is none (any more)."""
 _POSITIONAL = ("func", "session", "bulk", "operation")
+_COMMENTED = frozenset(
+    {"find", "aggregate", "count", "distinct", "insert", "update", "delete", "findAndModify", "bulkWrite", "getMore"}
+)
+_COMMENTS_SINCE = 9
+"""The wire version of MongoDB 4.4, where every command takes a comment."""
 
 
 class Owner(Protocol):
@@ -43,6 +55,8 @@ class Owner(Protocol):
 
     patience: float
     """Seconds after its beginning until which a command is retried."""
+    commenting: bool
+    """Whether commands carry the request's id as their comment."""
 
     def scope(self) -> CausalScope:
         """The scope that the current context is in."""
@@ -59,12 +73,16 @@ def check_driver() -> None:
     Raises:
         ConfigurationError: it has not; a newer release of this library is needed, or an older driver.
     """
-    for module, base in ((asynchronous, AsyncMongoClient), (synchronous, MongoClient)):
+    for module, base, session in (
+        (asynchronous, AsyncMongoClient, AsyncClientSession),
+        (synchronous, MongoClient, ClientSession),
+    ):
         retryable = getattr(module, "_ClientConnectionRetryable", None)
         for owner, name, parameter in (
             (base, "_ensure_session", "session"),
             (base, "_start_session", "implicit"),
             (base, "_get_bound_session", "self"),
+            (session, "_apply_to", "command"),
             (base, "_retry_internal", "func"),
             (retryable, "_is_not_eligible_for_retry", "self"),
             (retryable, "_write", "self"),
@@ -78,10 +96,14 @@ def check_driver() -> None:
 
 
 if TYPE_CHECKING:
+    _AsyncSession: Any = object
+    _SyncSession: Any = object
     _AsyncRetryable: Any = object
     _SyncRetryable: Any = object
     _MotorClient = AsyncIOMotorClient[Document]
 else:
+    _AsyncSession = AsyncClientSession
+    _SyncSession = ClientSession
     _AsyncRetryable = asynchronous._ClientConnectionRetryable
     _SyncRetryable = synchronous._ClientConnectionRetryable
     _MotorClient = AsyncIOMotorClient
@@ -152,6 +174,30 @@ def _patient(kind: Any, client: Any, arguments: tuple[Any, ...], options: dict[s
     return retryable
 
 
+def _name(command: Any, conn: Any) -> None:
+    """Write the request's id into a command, where it has no comment of its own."""
+    named = request_id.get()
+    if named is None or "comment" in command or conn.max_wire_version < _COMMENTS_SINCE:
+        return
+    if next(iter(command)) in _COMMENTED:
+        command["comment"] = named
+
+
+class _CommentingAsyncSession(_AsyncSession):  # type: ignore[misc] # a class of the driver
+    def _apply_to(self, command: Any, is_retryable: bool, read_preference: Any, conn: Any) -> None:
+        super()._apply_to(command, is_retryable, read_preference, conn)
+        _name(command, conn)
+
+
+def _apply_commented(session: Any, command: Any, is_retryable: bool, read_preference: Any, conn: Any) -> None:
+    _SyncSession._apply_to(session, command, is_retryable, read_preference, conn)
+    _name(command, conn)
+
+
+class _CommentingSession(_SyncSession):  # type: ignore[misc] # a class of the driver
+    _apply_to = _apply_commented
+
+
 class CausalAsyncMongoClient(AsyncMongoClient[Document]):
     """PyMongo's async client; each command's own session begins at its caller's position."""
 
@@ -165,6 +211,12 @@ class CausalAsyncMongoClient(AsyncMongoClient[Document]):
                 advance(lent, scope)
                 return lent
         return super()._ensure_session(session)
+
+    def _start_session(self, implicit: bool, **options: Any) -> Any:
+        session: Any = super()._start_session(implicit, **options)
+        if self.owner.commenting:
+            session.__class__ = _CommentingAsyncSession  # the driver has no way to be told of another class
+        return session
 
     async def _retry_internal(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -189,6 +241,14 @@ class CausalMongoClient(MongoClient[Document]):
                 advance(lent, scope)
                 return lent
         return super()._ensure_session(session)
+
+    def _start_session(self, implicit: bool, **options: Any) -> Any:
+        session: Any = super()._start_session(implicit, **options)
+        if self.owner.commenting and implicit:
+            session.__class__ = _CommentingSession
+        elif self.owner.commenting:  # Motor looks for the very class before it wraps one for its user
+            session._apply_to = MethodType(_apply_commented, session)
+        return session
 
     def _retry_internal(self, *args: Any, **kwargs: Any) -> Any:
         try:

@@ -33,6 +33,7 @@ class ClientOptions:
     connect_timeout: float
     probe_timeout: float
     extra: Mapping[str, Any]
+    comment: bool = False
 
     @property
     def retry_after(self) -> float:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
+import pymongo
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
@@ -70,6 +71,8 @@ class MongoClients:
             is asked.
         cluster: a name for the cluster, the same in all instances, told apart from other clusters. By default the
             hosts of `write_uri`, so name it when instances use different addresses for the same cluster.
+        comment: whether commands carry `context.request_id` as their `comment`, so that the server's log, profiler and
+            `currentOp` name the request that sent them. A comment given by the caller stays.
         client_options: further keyword arguments of the driver's client (TLS, compressors, `tz_aware`, …).
         clock: the source of time.
         events: where `PrimaryChanged`, `ReadFellBackToPrimary`, `CausalWait`, `CausalTokenIgnored`, `PoolExhausted`
@@ -97,6 +100,7 @@ class MongoClients:
         connect_timeout: float = 5.0,
         probe_timeout: float = 0.03,
         cluster: str | None = None,
+        comment: bool = False,
         client_options: Mapping[str, Any] | None = None,
         clock: Clock = SYSTEM_CLOCK,
         events: Events | None = None,
@@ -134,6 +138,7 @@ class MongoClients:
             connect_timeout=connect_timeout,
             probe_timeout=probe_timeout,
             extra=dict(client_options or {}),
+            comment=comment,
         )
         self._write_uri, self._read_uri = write_uri, read_uri
         parsed = MongoURI.parse(write_uri)
@@ -220,6 +225,35 @@ class MongoClients:
         opened = self._here()
         await opened.write.command("ping")
         await opened.read.command("ping", read_preference=opened.reading.read_preference)
+
+    async def availability(self, *, timeout: float = 0.8) -> Literal["writable", "read-only"]:
+        """What MongoDB can do right now; for health checks.
+
+        Args:
+            timeout: seconds for a round trip to the primary and one to a node that reads go to, at the same time. The
+                driver keeps to it itself, so nothing goes on behind this call.
+
+        Returns:
+            `"read-only"` where no primary answers and another node does.
+
+        Raises:
+            DatabaseUnavailable: reads are not served.
+        """
+        opened = self._here()
+        with pymongo.timeout(timeout):
+            answers: Any = await asyncio.gather(
+                opened.write.command("ping"),
+                opened.read.command("ping", read_preference=opened.reading.read_preference),
+                return_exceptions=True,
+            )
+        writing, reading = answers
+        if isinstance(reading, BaseException):
+            raise reading
+        if isinstance(writing, DatabaseUnavailable):
+            return "read-only"
+        if isinstance(writing, BaseException):
+            raise writing
+        return "writable"
 
     async def aclose(self) -> None:
         """Close the running loop's clients. The object can be used again; it then opens new ones."""

@@ -97,6 +97,7 @@ class Connection:
         self._events = events
         self.scope = scope
         self.patience = options.write_timeout
+        self.commenting = options.comment
         self._refreshing: asyncio.Task[None] | None = None
         self._late: set[asyncio.Future[Any]] = set()
         self._may_probe = True

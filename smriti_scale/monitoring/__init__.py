@@ -1,14 +1,20 @@
-"""Health, errors and figures of a running app."""
+"""Health, errors, logs, traces and figures of a running app."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from smriti_scale.monitoring.health import Check, health_routes
-from smriti_scale.monitoring.sentry import init_sentry
+from smriti_scale.monitoring.checks import Check, Degraded
+from smriti_scale.monitoring.draining import Draining
+from smriti_scale.monitoring.health import health_routes
+from smriti_scale.monitoring.json_logs import JSONFormatter, TextFormatter, setup_logging
+from smriti_scale.monitoring.otel import Telemetry, init_otel
+from smriti_scale.monitoring.request_id import RequestIdMiddleware, setup_request_ids
+from smriti_scale.monitoring.sentry import KeepSlowAndFailed, init_sentry
+from smriti_scale.monitoring.server_timing import ServerTiming
 
-# Loaded on first use: health and Sentry need nothing of it.
+# Loaded on first use: what is above needs nothing of it.
 _MODULE_OF = {
     "DEFAULT_SLOS": "slo",
     "DEPENDENCIES": "dependencies",
@@ -63,26 +69,37 @@ __all__ = [
     "Alerts",
     "BurnAlert",
     "Check",
+    "Degraded",
     "Dependency",
+    "Draining",
     "Email",
     "Finding",
     "InstanceLock",
+    "JSONFormatter",
+    "KeepSlowAndFailed",
     "Match",
     "Metrics",
     "MongoCommands",
     "Monitoring",
     "MonitoringMiddleware",
     "Notice",
+    "RequestIdMiddleware",
     "SLOEvaluator",
     "SLOStatus",
     "SentryChannel",
+    "ServerTiming",
+    "Telemetry",
+    "TextFormatter",
     "Webhook",
     "health_routes",
+    "init_otel",
     "init_sentry",
     "loopback_only",
     "metrics_endpoint",
     "setup_dashboard",
+    "setup_logging",
     "setup_monitoring",
+    "setup_request_ids",
     "snapshot",
 ]
 

@@ -17,12 +17,26 @@ from smriti_scale.monitoring.channels import CallableChannel
 from smriti_scale.monitoring.delivery import Channel, Delivery
 from smriti_scale.monitoring.dependencies import DEPENDENCIES, Dependencies, Dependency
 from smriti_scale.monitoring.instance_lock import InstanceLock
+from smriti_scale.monitoring.metrics import Described
 from smriti_scale.monitoring.slo import Severity, SLOStatus
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Counter, Gauge
 
 _log = logging.getLogger("smriti_scale.monitoring")
+
+
+EXPORTED = (
+    Described(
+        "Alerts", "scale_alert_active", "gauge", ("alert", "severity"), "Alerts that are raised and not over (1).",
+        joined="livemax",
+    ),
+    Described(
+        "Alerts", "scale_alert_notices_total", "counter", ("channel", "outcome"),
+        "Notices by channel and outcome: `sent`, `failed`, `limited` or `lost`.",
+    ),
+)  # fmt: skip
+"""What `Alerts.export_to` shows."""
 
 
 class Alerts:
@@ -188,19 +202,11 @@ class Alerts:
             from prometheus_client import Counter, Gauge
         except ImportError as error:
             raise MissingExtraError("metrics", package="prometheus_client", feature="Alerts.export_to") from error
+        active, notices = EXPORTED
         self._gauge = Gauge(
-            "scale_alert_active",
-            "Alerts that are raised and not over (1).",
-            ["alert", "severity"],
-            registry=registry,
-            multiprocess_mode="livemax",
+            active.name, active.text, active.labels, registry=registry, multiprocess_mode=active.joined or "all"
         )
-        self._counter = Counter(
-            "scale_alert_notices_total",
-            "Notices by channel and outcome: sent, failed, limited, lost.",
-            ["channel", "outcome"],
-            registry=registry,
-        )
+        self._counter = Counter(notices.name, notices.text, notices.labels, registry=registry)
         self._show()
 
     def _show(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
@@ -79,6 +80,7 @@ class SLOEvaluator:
         self.interval = interval
         self.alerts = alerts
         self._metrics = metrics
+        self._lock = threading.Lock()
         self._clock = clock
         self._tracks = tuple(_Track(slo) for slo in slos)
         self._names = frozenset().union(*(slo.sli.samples for slo in slos))
@@ -101,6 +103,10 @@ class SLOEvaluator:
             await self._clock.sleep(self.interval)
 
     def _look(self) -> None:
+        with self._lock:  # `run` looks in a thread, and somebody may call `tick` meanwhile
+            self._look_alone()
+
+    def _look_alone(self) -> None:
         now, wall = self._clock.monotonic(), self._clock.time()
         samples: dict[str, list[Sample]] = {}
         try:
@@ -108,13 +114,16 @@ class SLOEvaluator:
                 samples.setdefault(sample.name, []).append(sample)
         except Exception:  # noqa: BLE001 - whatever a collector raises, the next look may succeed
             _log.exception("the metrics could not be read")
-            samples = {}
+        else:
+            self._take_in(now, samples)
+        self._statuses = tuple(track.status(now, wall) for track in self._tracks)
+
+    def _take_in(self, now: float, samples: Samples) -> None:
         for track in self._tracks:
             try:
                 track.look(now, samples)
             except ConfigurationError as error:
                 track.complain(error)
-        self._statuses = tuple(track.status(now, wall) for track in self._tracks)
 
     def _tell(self) -> None:
         if self.alerts is not None:

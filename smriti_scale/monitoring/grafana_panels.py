@@ -70,6 +70,12 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel("Mean MongoDB command", ((_mean(_COMMANDS, window="5m"), ""),), "s", "stat", 0.1, 5),
             Panel("Memory", (("max (scale_memory_used_ratio{%s})", ""),), "percentunit", "stat", 0.8, 5),
             Panel("CPU", (("max (scale_cpu_used_ratio{%s})", ""),), "percentunit", "stat", 0.7, 4),
+            Panel(
+                "Alerts",
+                (("max by (alert, severity) (scale_alert_active{%s})", "{{alert}} ({{severity}})"),),
+                width=24,
+                text="1 while raised",
+            ),
         ),
     ),
     (

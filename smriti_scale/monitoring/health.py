@@ -1,82 +1,74 @@
-"""Health routes: is the process alive, and may a load balancer send it requests.
+"""Health routes: is the process alive, has it started, and may a load balancer send it requests.
 
 `/livez` says that the event loop turns; it asks no dependency, so a database in trouble does not get every instance
-restarted. `/readyz` asks each dependency under a deadline: a failed *required* one makes the instance unready (503),
-a failed optional one leaves it ready and `degraded`.
+restarted. `/startupz` says that the app's startup is over. `/readyz` asks each dependency under a deadline: a failed
+*required* one makes the instance unready (503), a failed optional one, or one that works in part, leaves it ready and
+`degraded`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-_log = logging.getLogger("smriti_scale.monitoring")
+from smriti_scale.clock import SYSTEM_CLOCK, Clock
+from smriti_scale.monitoring.checks import Check, Checks
 
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One dependency.
-
-    Args:
-        name: as it appears in the answer.
-        probe: awaited; raising means failed.
-        required: whether the instance is of no use without it.
-        timeout: seconds the probe may take.
-    """
-
-    name: str
-    probe: Callable[[], Awaitable[object]]
-    required: bool = True
-    timeout: float = 1.0
+_HEADERS = {"Cache-Control": "no-store"}
 
 
 def health_routes(
-    checks: Sequence[Check] = (), *, draining: Callable[[], bool] = lambda: False, prefix: str = ""
+    checks: Sequence[Check] = (),
+    *,
+    draining: Callable[[], bool] = lambda: False,
+    started: Callable[[], bool] = lambda: True,
+    prefix: str = "",
+    keep: float = 1.0,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> list[Route]:
-    """Routes `/livez` and `/readyz` for a Starlette or FastAPI app: `app.router.routes.extend(health_routes(...))`.
+    """Routes for a Starlette or FastAPI app: `app.router.routes.extend(health_routes(...))`.
 
     Args:
         checks: what the app depends on.
-        draining: true once shutdown has begun: readiness turns false first, so that no new request is sent here.
-        prefix: put before both paths.
+        draining: true once shutdown has begun (a `Draining`): readiness turns false first, so that no new request is
+            sent here.
+        started: true once the app has started.
+        prefix: put before the paths.
+        keep: seconds for which a check's result is handed out again; probes that come together share one check anyway.
+        clock: the source of time.
 
     Returns:
-        GET and HEAD routes. `/readyz` answers `{"status": "ready" | "degraded" | "unready" | "draining",
-        "checks": {name: {"ok": bool, "required": bool, "ms": float}}}`; 503 when unready or draining. Why a check
-        failed is logged, never answered.
+        GET and HEAD routes `/livez`, `/startupz` and `/readyz`. `/readyz` answers `{"status": "ready" | "degraded" |
+        "unready" | "draining" | "starting", "checks": {name: {"ok": bool, "state": str, "required": bool, "ms":
+        float}}}`; 503 when unready, draining or starting. Why a check failed is logged, never answered.
     """
+    shared = Checks(checks, keep=keep, clock=clock)
+
+    def answer(status: str, code: int, **more: Any) -> Response:
+        return JSONResponse({"status": status, **more}, code, headers=_HEADERS)
 
     async def livez(request: Request) -> Response:
-        return JSONResponse({"status": "alive"})
+        return answer("alive", 200)
+
+    async def startupz(request: Request) -> Response:
+        return answer("started", 200) if started() else answer("starting", 503)
 
     async def readyz(request: Request) -> Response:
         if draining():
-            return JSONResponse({"status": "draining", "checks": {}}, 503)
-        results = await asyncio.gather(*(_outcome(check) for check in checks))
-        failed = [check for check, result in zip(checks, results, strict=True) if not result["ok"]]
-        status = "unready" if any(check.required for check in failed) else "degraded" if failed else "ready"
-        named = {check.name: result for check, result in zip(checks, results, strict=True)}
-        return JSONResponse({"status": status, "checks": named}, 503 if status == "unready" else 200)
+            return answer("draining", 503, checks={})
+        if not started():
+            return answer("starting", 503, checks={})
+        outcomes = await shared.outcomes()
+        status = shared.status(outcomes)
+        found = {one.name: one.as_json() for one in outcomes}
+        return answer(status, 503 if status == "unready" else 200, checks=found)
 
-    return [Route(f"{prefix}/livez", livez), Route(f"{prefix}/readyz", readyz)]
-
-
-async def _outcome(check: Check) -> dict[str, Any]:
-    started = time.perf_counter()
-    try:
-        async with asyncio.timeout(check.timeout):
-            await check.probe()
-        ok = True
-    except Exception as error:  # noqa: BLE001 - whatever a dependency raises, it is not ready
-        ok = False
-        # Its kind only: the text of a driver's error may hold a URI with its password.
-        _log.warning("%s is not ready: %s", check.name, type(error).__name__, extra={"check": check.name})
-    return {"ok": ok, "required": check.required, "ms": round((time.perf_counter() - started) * 1000, 1)}
+    return [
+        Route(f"{prefix}/livez", livez),
+        Route(f"{prefix}/startupz", startupz),
+        Route(f"{prefix}/readyz", readyz),
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from itertools import groupby
 
+from smriti_scale.monitoring.alerts import EXPORTED
 from smriti_scale.monitoring.labels import OTHER
 from smriti_scale.monitoring.metrics import Described, Metrics
 
@@ -28,7 +29,7 @@ histograms are summed; what becomes of a gauge is said with it, and the dead cou
 def reference_page(metrics: Metrics) -> str:
     """The page, as Markdown."""
     parts = [_OPENING]
-    for section, group in groupby(metrics.described, key=lambda described: described.section):
+    for section, group in groupby([*metrics.described, *EXPORTED], key=lambda described: described.section):
         parts.append(f"\n## {section}\n")
         parts += [_entry(described) for described in group]
     return "".join(parts)
@@ -36,7 +37,7 @@ def reference_page(metrics: Metrics) -> str:
 
 def _entry(described: Described) -> str:
     labels = "{" + ", ".join(described.labels) + "}" if described.labels else ""
-    kind = described.kind
+    kind: str = described.kind
     if described.joined is not None:
         kind += f"; of several processes {_JOINED[described.joined]}"
     lines = [f"\n### `{described.name}`\n", f"`{described.name}{labels}` · {kind}\n", described.text]

@@ -12,7 +12,13 @@ from typing import Any
 
 from smriti_scale.errors import ConfigurationError
 from smriti_scale.monitoring.sli import FailureShare, FasterThan
-from smriti_scale.monitoring.slo import DEFAULT_SLOS, SLO, WINDOWS, BurnAlert, window_name
+from smriti_scale.monitoring.slo import DEFAULT_SLOS, HOUR, SLO, WINDOWS, BurnAlert, window_name
+
+_RAW = 6 * HOUR
+"""Longer windows are reckoned from recorded 5-minute rates: every route's samples of three days would be too many."""
+
+_INTERVAL = 60
+"""Seconds between evaluations: what turns a sum of recorded rates into a count."""
 
 
 def prometheus_rules(slos: Sequence[SLO] = DEFAULT_SLOS, *, by: Sequence[str] = ("job",)) -> dict[str, Any]:
@@ -20,7 +26,8 @@ def prometheus_rules(slos: Sequence[SLO] = DEFAULT_SLOS, *, by: Sequence[str] = 
 
     Recorded, with the label `slo`: `scale:slo_value:5m` (the figure itself), `scale:slo_bad:ratio_5m` and the like for
     every window, `scale:slo_burn:5m` and the like, `scale:slo_budget:left`; for states also `scale:slo_bad:tick`, for
-    events `scale:slo_bad:increase_1h` and the like. Alerts are named `Scale…BudgetBurn`, with the label `severity`.
+    events `scale:slo_bad:rate_5m`, `scale:slo_all:rate_5m`, and `scale:slo_bad:increase_1h` and the like. Alerts are
+    named `Scale…BudgetBurn`, with the label `severity`.
 
     Args:
         slos: the objectives.
@@ -35,7 +42,14 @@ def prometheus_rules(slos: Sequence[SLO] = DEFAULT_SLOS, *, by: Sequence[str] = 
     if not by:
         raise ConfigurationError("name at least one label that tells services apart, such as job")
     labels = ", ".join(by)
-    groups = [{"name": f"scale_slo_{slo.name}", "rules": [*_recorded(slo, labels), *_alerts(slo)]} for slo in slos]
+    groups: list[dict[str, Any]] = [
+        {
+            "name": f"scale_slo_{slo.name}",
+            "interval": f"{_INTERVAL}s",
+            "rules": [*_recorded(slo, labels), *_alerts(slo)],
+        }
+        for slo in slos
+    ]
     budgets = [
         _record("scale:slo_budget:left", f"1 - ({_bad_ratio(slo, slo.period, labels)}) / {_plain(slo.budget)}", slo)
         for slo in slos
@@ -52,10 +66,12 @@ def to_yaml(value: Mapping[str, Any]) -> str:
 
 def _recorded(slo: SLO, by: str) -> list[dict[str, Any]]:
     rules = [_record("scale:slo_value:5m", slo.sli.promql(slo.objective, by), slo)]
-    if not isinstance(slo.sli, FasterThan | FailureShare):
-        rules.append(
-            _record("scale:slo_bad:tick", f"{slo.sli.promql(slo.objective, by)} >= bool {slo.sli.threshold:g}", slo)
-        )
+    if isinstance(slo.sli, FasterThan | FailureShare):
+        bad, every = slo.sli.bad("rate(%s[5m])", by)
+        rules += [_record("scale:slo_bad:rate_5m", bad, slo), _record("scale:slo_all:rate_5m", every, slo)]
+    else:
+        judged = f"{slo.sli.promql(slo.objective, by)} >= bool {slo.sli.threshold:g}"
+        rules.append(_record("scale:slo_bad:tick", judged, slo))
     alerts = slo.burn_alerts
     windows = sorted({*WINDOWS, *(alert.long for alert in alerts), *(alert.short for alert in alerts)})
     rules += [
@@ -69,16 +85,21 @@ def _recorded(slo: SLO, by: str) -> list[dict[str, Any]]:
         for window in sorted({alert.long for alert in slo.reachable_alerts}):
             name = window_name(window)
             bad, _ = slo.sli.bad(f"increase(%s[{name}])", by)
+            if window > _RAW:
+                bad = f'sum_over_time(scale:slo_bad:rate_5m{{slo="{slo.name}"}}[{name}]) * {_INTERVAL}'
             rules.append(_record(f"scale:slo_bad:increase_{name}", bad, slo))
     return rules
 
 
 def _bad_ratio(slo: SLO, window: float, by: str) -> str:
-    name = window_name(window)
-    if isinstance(slo.sli, FasterThan | FailureShare):
+    name, inside = window_name(window), f'{{slo="{slo.name}"}}'
+    if not isinstance(slo.sli, FasterThan | FailureShare):
+        return f"avg_over_time(scale:slo_bad:tick{inside}[{name}])"
+    if window > _RAW:
+        bad, every = (f"avg_over_time(scale:slo_{which}:rate_5m{inside}[{name}])" for which in ("bad", "all"))
+    else:
         bad, every = slo.sli.bad(f"rate(%s[{name}])", by)
-        return f"{bad} / ({every} > 0)"
-    return f'avg_over_time(scale:slo_bad:tick{{slo="{slo.name}"}}[{name}])'
+    return f"{bad} / ({every} > 0)"
 
 
 def _alerts(slo: SLO) -> list[dict[str, Any]]:

@@ -1,9 +1,8 @@
-"""Publishing from async code, without ever blocking the event loop.
+"""Publishing from async code: a thread talks to the broker, the event loop only hands over and is told.
 
-`task.delay()` blocks the loop for as long as the broker takes. Here a message whose kind is known (`wire.py`) is made
-in some microseconds and goes out by a pipelined connection of the loop's own; a crowd's go together, and a few are made
-in each turn, so that other requests are served in between. What only Celery can publish (the first of a kind, a delay,
-an expiry), and what the connection failed to deliver, is handed to a thread, which does it Celery's way.
+`task.delay()` blocks the loop for as long as the broker takes. Here the loop spends a few microseconds: it puts the
+call into a queue and awaits a future; results come back in batches, one wake-up for many. Making and sending messages
+on the loop by a pipelined connection was tried: it costs the loop three times as much, most of it system calls.
 """
 
 from __future__ import annotations
@@ -16,31 +15,25 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, ref
 
 from smriti_scale.breaker import CircuitBreaker
-from smriti_scale.clock import SYSTEM_CLOCK, Clock
 from smriti_scale.errors import ConfigurationError, DeadlineExceeded, NotSerializable, PublishFailed
 from smriti_scale.events import TaskPublished, TaskPublishFailed
-from smriti_scale.redis_failures import REDIS_ERRORS
-from smriti_scale.redis_link import RedisLink
-from smriti_scale.redis_pipe import Pipe
 from smriti_scale.tasks.ids import new_id
-from smriti_scale.tasks.keys import bell_key, list_key
 from smriti_scale.tasks.policy import PRIORITIES, Priority
 
 if TYPE_CHECKING:
     from celery import Task
 
     from smriti_scale.tasks.app import ScaleCelery
+    from smriti_scale.tasks.wire import Kind
 
 _MAX_WAITING = 10_000
 _BATCH = 64
-_A_TURN = 8
-"""Messages made in one turn of an event loop: a quarter of a millisecond."""
 _log = logging.getLogger("smriti_scale.tasks")
 
 
@@ -118,13 +111,13 @@ async def publish(task: Task[Any, Any], /, *args: Any, delivery: Delivery = DEFA
     """
     app: ScaleCelery = task.app  # type: ignore[assignment]
     options = delivery.options()
-    task_id: str = options.setdefault("task_id", new_id())
     if delivery.after_response:
         waiting = after_response.get()
         if waiting is None:
             raise ConfigurationError(
                 "after_response needs app.add_middleware(PublishAfterResponseMiddleware), and a request being served"
             )
+        task_id: str = options.setdefault("task_id", new_id())
         context = contextvars.copy_context()
 
         def later() -> Any:
@@ -134,19 +127,21 @@ async def publish(task: Task[Any, Any], /, *args: Any, delivery: Delivery = DEFA
 
         waiting.append(later)
         return task_id
-    await _send(app, task, args, kwargs, options, delivery.timeout)
-    return task_id
+    if app.eager:
+        return await _send(app, task, args, kwargs, options, delivery.timeout)
+    return await app.publisher.send(task, args, kwargs, options, delivery.timeout)
 
 
 async def _send(
     app: ScaleCelery, task: Task[Any, Any], args: Any, kwargs: Any, options: dict[str, Any], timeout: float
-) -> None:
-    if app.eager:
-        from smriti_scale.tasks.eager import run_eagerly
+) -> str:
+    if not app.eager:
+        return await app.publisher.send(task, args, kwargs, options, timeout)
+    from smriti_scale.tasks.eager import run_eagerly
 
-        await run_eagerly(task, args, kwargs, options)
-        return
-    await app.publisher.send(task, args, kwargs, options, timeout)
+    task_id: str = options.setdefault("task_id", new_id())
+    await run_eagerly(task, args, kwargs, options)
+    return task_id
 
 
 @dataclass(slots=True, eq=False)
@@ -156,164 +151,67 @@ class _Job:
     kwargs: dict[str, Any]
     options: dict[str, Any]
     loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[None]
+    future: asyncio.Future[str]
     context: contextvars.Context
     asked_at: float
     begun: bool = False
     error: BaseException | None = None
-
-
-class _Turns:
-    """Spreads the making of messages over turns of one event loop, in the order in which they were asked for."""
-
-    __slots__ = ("_loop", "_made", "_waiting")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = ref(loop)
-        self._made = 0
-        self._waiting: collections.deque[asyncio.Future[None]] = collections.deque()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def take(self) -> asyncio.Future[None] | None:
-        """None where it is one's turn; else what to wait for."""
-        self._made += 1
-        loop = self._loop()
-        if self._made == 2 and loop is not None:  # a lone one pays nothing
-            loop.call_soon(self._next)
-        if (self._made <= _A_TURN and not self._waiting) or loop is None:
-            return None
-        future: asyncio.Future[None] = loop.create_future()
-        self._waiting.append(future)
-        return future
-
-    def _next(self) -> None:
-        self._made = 0
-        while self._waiting and self._made < _A_TURN:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_result(None)
-                self._made += 1
-        loop = self._loop()
-        if self._made and loop is not None:
-            self._made = max(2, self._made)  # this turn's are given away, and the next is seen to
-            loop.call_soon(self._next)
+    kind: Kind | None = None
+    message: bytes = b""
 
 
 class Publisher:
-    """Publishes for one app: on each event loop by a connection of its own, and by one thread what Celery has to do.
+    """One thread that publishes for one app; starts with the first task, and anew in a forked child."""
 
-    The thread starts with the first task, and anew in a forked child.
-    """
-
-    def __init__(self, app: ScaleCelery, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, app: ScaleCelery) -> None:
         from smriti_scale.tasks.wire import Wire
 
         self._app = app
-        self._clock = clock
         self._lock = threading.Lock()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._pid = 0
         self._wire = Wire()
-        self._link = RedisLink(app.redis_url)
-        self._pipes: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Pipe, _Turns]] = WeakKeyDictionary()
         self._lines: dict[tuple[asyncio.AbstractEventLoop, float], collections.deque[tuple[float, _Job]]] = {}
         self._breaker = CircuitBreaker("the task broker", reset_after=0.5, reset_max=10.0, events=app.scale_events)
 
-    async def send(
+    def send(
         self,
         task: Task[Any, Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         options: dict[str, Any],
         timeout: float,
-    ) -> None:
-        """Publish; see `publish` for what it raises."""
-        asked_at = self._clock.monotonic()
-        loop = asyncio.get_running_loop()
-        if self._wire.knows(task, options):
-            pipe, turns = self._pipes.get(loop) or self._opened(loop)
-            if self._jobs.qsize() + pipe.unsent // 2 + len(turns) >= _MAX_WAITING:
-                raise _too_many(task)
-            if not self._breaker.allows():
-                raise _refused(task)
-            turn = turns.take()
-            if turn is not None:
-                await turn
-            if await self._sent(pipe, task, args, kwargs, options, timeout):
-                self._breaker.succeeded()
-                if events := self._app.scale_events:
-                    events.emit(TaskPublished(task=task.name, seconds=self._clock.monotonic() - asked_at))
-                return
-            timeout = max(0.1, timeout - (self._clock.monotonic() - asked_at))
-        elif not self._breaker.allows():
-            raise _refused(task)
+    ) -> asyncio.Future[str]:
+        """Publish; the future holds the task's id. See `publish` for what it raises.
+
+        A plain function, and no id is made here: what runs here is what publishing costs the loop.
+        """
         if self._thread is None or self._pid != os.getpid() or not self._thread.is_alive():
             self._start()
-        if self._jobs.qsize() >= _MAX_WAITING:
-            raise _too_many(task)
-        future: asyncio.Future[None] = loop.create_future()
-        job = _Job(task, args, kwargs, options, loop, future, contextvars.copy_context(), asked_at)
-        self._jobs.put(job)
-        self._watch(job, timeout)
-        await future
+        jobs = self._jobs
+        if jobs.qsize() >= _MAX_WAITING:
+            raise PublishFailed(f"{_MAX_WAITING:,} tasks wait to be published; {task.name} was not sent")
+        if not self._breaker.allows():
+            raise PublishFailed(f"the broker failed moments ago; {task.name} was not sent")
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        future: asyncio.Future[str] = loop.create_future()
+        job = _Job(task, args, kwargs, options, loop, future, contextvars.copy_context(), now)
+        jobs.put(job)
+        line = self._lines.get((loop, timeout))
+        if line is None:
+            line = self._lines[loop, timeout] = collections.deque()
+            loop.call_later(timeout, self._expire, loop, timeout)
+        line.append((now + timeout, job))
+        return future
 
     async def aclose(self) -> None:
-        """Publish what waits, then end the thread and close the running loop's connection."""
-        pipe, turns = self._pipes.pop(asyncio.get_running_loop(), (None, ()))
-        if pipe is not None:
-            while turns:  # noqa: ASYNC110 - each turn of the loop lets some of them go
-                await asyncio.sleep(0)
-            await pipe.drain(timeout=10.0)
-            await pipe.aclose()
-        await self._link.aclose()
+        """Publish what waits, then end the thread."""
         thread = self._thread
         if thread is not None and self._pid == os.getpid():
             self._jobs.put(None)
             await asyncio.to_thread(thread.join, 10.0)
-
-    def _opened(self, loop: asyncio.AbstractEventLoop) -> tuple[Pipe, _Turns]:
-        made = self._pipes[loop] = (Pipe(self._link.connection, timeout=DEFAULT.timeout, in_batches=True), _Turns(loop))
-        return made
-
-    async def _sent(
-        self,
-        pipe: Pipe,
-        task: Task[Any, Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        options: dict[str, Any],
-        timeout: float,
-    ) -> bool:
-        """Put a message of a known kind into its queue; False where that has to be tried by the thread.
-
-        With kombu's retries, and under the same ids: part of what failed may have been sent.
-        """
-        try:
-            made = self._wire.prepare(task, args, kwargs, options)
-        except Exception as error:
-            raise self._failed(task, _translated(error, task.name)) from error
-        prefix = self._app.key_prefix
-        ring = ("LPUSH", f"{prefix}{bell_key(made.queue)}", "1")
-        key = f"{prefix}{list_key(made.queue, made.priority)}"
-        try:
-            await pipe.send_together(("LPUSH", key, made.message), ring, timeout=timeout)
-        except DeadlineExceeded:
-            late = DeadlineExceeded(f"publishing {task.name}", timeout=timeout)
-            late.add_note("it may have been sent")
-            self._breaker.failed(late)
-            raise self._failed(task, late) from None
-        except REDIS_ERRORS as error:
-            _log.info("publishing %s failed, now by Celery's connection: %r", task.name, error)
-            return False
-        return True
-
-    def _failed(self, task: Task[Any, Any], error: Exception) -> Exception:
-        if events := self._app.scale_events:
-            events.emit(TaskPublishFailed(task=task.name, error=type(error).__name__))
-        return error
 
     def _start(self) -> None:
         with self._lock:
@@ -341,18 +239,47 @@ class Publisher:
                 return
 
     def _publish(self, batch: list[_Job]) -> None:
-        """Publish in order, Celery's way. Once the broker is found to be away, the others need not wait in line."""
+        """Publish in order: together what a remembered message can be made for, Celery's way what is new."""
+        waiting: list[_Job] = []
         try:
-            away = False
             for job in batch:
-                job.begun = not away
-                if away:
-                    job.error = PublishFailed(f"the broker did not take {job.task.name}: it is away")
+                job.begun = True
+                job.options.setdefault("task_id", new_id())
+                try:
+                    job.kind = self._wire.kind_of(job.task, job.options)
+                    if job.kind is not None:
+                        job.message = job.context.run(self._wire.prepare, job.kind, job.args, job.kwargs, job.options)
+                except Exception as error:  # noqa: BLE001 - whatever it was, the caller gets it
+                    job.error = _translated(error, job.task.name)
                     continue
+                if job.kind is not None:
+                    waiting.append(job)
+                    if len(batch) > 1:
+                        time.sleep(0)  # lets the loop have the interpreter: it would wait 5 ms for it otherwise
+                    continue
+                self._send_together(waiting)
+                waiting = []
                 self._publish_one(job)
-                away = isinstance(job.error, PublishFailed)
+            self._send_together(waiting)
         finally:
             self._hand_back(batch)
+
+    def _send_together(self, waiting: list[_Job]) -> None:
+        """In one round trip; when that fails, one by one, with kombu's retries and under the same ids."""
+        if not waiting:
+            return
+        pool: Any = self._app.producer_pool
+        try:
+            with pool.acquire(block=True) as producer:
+                self._wire.send(producer.channel, [(job.kind, job.message) for job in waiting if job.kind is not None])
+        except Exception as error:  # noqa: BLE001 - part of it may have been sent; the ids stay the same
+            _log.info("publishing %d tasks together failed, now one by one: %r", len(waiting), error)
+            for at, job in enumerate(waiting):
+                self._publish_one(job)
+                if isinstance(job.error, PublishFailed):  # the broker is away: the others would only wait in line
+                    for other in waiting[at + 1 :]:
+                        other.error = PublishFailed(f"the broker did not take {other.task.name}: it is away")
+                    return
 
     def _publish_one(self, job: _Job) -> None:
         try:
@@ -372,7 +299,7 @@ class Publisher:
             if job.error is None:
                 self._breaker.succeeded()
                 if events:
-                    events.emit(TaskPublished(task=job.task.name, seconds=self._clock.monotonic() - job.asked_at))
+                    events.emit(TaskPublished(task=job.task.name, seconds=job.loop.time() - job.asked_at))
             else:
                 if isinstance(job.error, PublishFailed):
                     self._breaker.failed(job.error)
@@ -380,18 +307,10 @@ class Publisher:
                     events.emit(TaskPublishFailed(task=job.task.name, error=type(job.error).__name__))
             if not job.future.done():
                 if job.error is None:
-                    job.future.set_result(None)
+                    job.future.set_result(job.options["task_id"])
                 else:
                     job.future.set_exception(job.error)
-            job.args, job.kwargs, job.options = (), {}, {}  # the line of deadlines keeps the job for a while
-
-    def _watch(self, job: _Job, timeout: float) -> None:
-        """See to the deadline. Jobs with one timeout fall due in line, so one timer does for all of them."""
-        line = self._lines.get((job.loop, timeout))
-        if line is None:
-            line = self._lines[job.loop, timeout] = collections.deque()
-            job.loop.call_later(timeout, self._expire, job.loop, timeout)
-        line.append((job.loop.time() + timeout, job))
+            job.args, job.kwargs, job.options, job.message = (), {}, {}, b""  # the line of deadlines keeps the job
 
     def _expire(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
         line = self._lines[loop, timeout]
@@ -407,14 +326,6 @@ class Publisher:
             loop.call_at(line[0][0], self._expire, loop, timeout)
         else:
             del self._lines[loop, timeout]
-
-
-def _refused(task: Task[Any, Any]) -> PublishFailed:
-    return PublishFailed(f"the broker failed moments ago; {task.name} was not sent")
-
-
-def _too_many(task: Task[Any, Any]) -> PublishFailed:
-    return PublishFailed(f"{_MAX_WAITING:,} tasks wait to be published; {task.name} was not sent")
 
 
 def _translated(error: Exception, name: str) -> Exception:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import binascii
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from kombu import serialization
 from kombu.utils.json import JSONEncoder
 
 from smriti_scale.tasks.ids import new_id
+from smriti_scale.tasks.keys import bell_key, list_key
 from smriti_scale.tasks.task import with_context
 from smriti_scale.tasks.transport import recorded
 
@@ -35,35 +36,29 @@ _REPR_SIZE = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A message on its way to a queue."""
+class Kind:
+    """A task on its way to a queue: what its messages have in common, as the JSON before the parts that differ."""
 
-    queue: str
-    priority: int
-    message: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Template:
-    """A message in pieces: what stands before the body, the caller's headers and the correlation id."""
-
-    queue: str
-    priority: int
+    list_key: str
+    bell_key: str
+    check: Callable[..., object] | None
+    """Celery's own check of the signature."""
     before_body: bytes
     before_headers: bytes
     before_correlation: bytes
 
 
-def _template(queue: str, message: Mapping[str, Any], headers: Mapping[str, Any]) -> _Template:
+def _kind(task: Any, queue: str, message: Mapping[str, Any], headers: Mapping[str, Any]) -> Kind:
     own = ("id", "root_id", "argsrepr", "kwargsrepr")
     rest = {name: value for name, value in message.items() if name not in ("body", "headers", "properties")}
     kept = {name: value for name, value in headers.items() if name not in own}
     properties = {
         name: value for name, value in message["properties"].items() if name not in ("correlation_id", "delivery_tag")
     }
-    return _Template(
-        queue,
-        int(properties.get("priority") or 0),
+    return Kind(
+        list_key(queue, int(properties.get("priority") or 0)),
+        bell_key(queue),
+        task.__header__ if task.typing else None,
         orjson.dumps(rest)[:-1] + b',"body":',
         b',"headers":' + orjson.dumps(kept)[:-1] + b",",
         b'},"properties":' + orjson.dumps(properties)[:-1] + b',"correlation_id":',
@@ -102,24 +97,23 @@ class Wire:
     """Remembers how the messages of an app's tasks look, and makes more of them."""
 
     def __init__(self) -> None:
-        self._templates: dict[tuple[str, Any, Any], _Template] = {}
+        self._kinds: dict[tuple[str, Any, Any], Kind] = {}
 
-    def knows(self, task: Task[Any, Any], options: Mapping[str, Any]) -> bool:
-        """Whether the next message of this kind can be made here."""
-        return _kind(task, options) in self._templates and _is_plain(task, options)
+    def kind_of(self, task: Task[Any, Any], options: Mapping[str, Any]) -> Kind | None:
+        """What messages like this one have in common; None where it is Celery that has to make it."""
+        kind = self._kinds.get((task.name, options.get("queue"), options.get("priority")))
+        return kind if kind is not None and _is_plain(options) else None
 
-    def prepare(
-        self, task: Task[Any, Any], args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
-    ) -> Prepared:
-        """The message as Celery would make it, of a kind that is known, in the caller's context.
+    @staticmethod
+    def prepare(kind: Kind, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]) -> bytes:
+        """The message as Celery would make it, in the caller's context.
 
         Raises:
             TypeError: the arguments do not fit the task.
             kombu.exceptions.EncodeError: they are not JSON.
         """
-        template = self._templates[_kind(task, options)]
-        if task.typing:
-            task.__header__(*args, **kwargs)  # type: ignore[attr-defined] # Celery's own check of a signature
+        if kind.check is not None:
+            kind.check(*args, **kwargs)
         task_id = options["task_id"]
         own = {
             "id": task_id,
@@ -128,16 +122,15 @@ class Wire:
             "kwargsrepr": _shown(kwargs),
             **with_context(options.get("headers")),
         }
-        message = b'%b"%b"%b%b%b"%b","delivery_tag":"%b"}}' % (
-            template.before_body,
+        return b'%b"%b"%b%b%b"%b","delivery_tag":"%b"}}' % (
+            kind.before_body,
             binascii.b2a_base64(_body(args, kwargs), newline=False),
-            template.before_headers,
+            kind.before_headers,
             orjson.dumps(own)[1:-1],
-            template.before_correlation,
+            kind.before_correlation,
             orjson.dumps(task_id)[1:-1],
             new_id().encode(),
         )
-        return Prepared(template.queue, template.priority, message)
 
     def publish_and_learn(
         self,
@@ -150,7 +143,8 @@ class Wire:
         """Publish Celery's way, and remember the message if others can be made from it."""
         with recorded() as messages:
             context.run(task.apply_async, args, kwargs, **options)  # type: ignore[arg-type]
-        if len(messages) == 1 and _is_plain(task, options):
+        real = task.app.tasks[task.name]  # what was given may be Celery's lazy proxy of it
+        if len(messages) == 1 and _is_plain(options) and _stays_plain(real):
             queue, message = messages[0]
             if message["properties"].get("body_encoding") != "base64" or "compression" in message["headers"]:
                 return
@@ -160,18 +154,39 @@ class Wire:
                 for name, value in message["headers"].items()
                 if name not in given and not name.startswith("sentry-")
             }
-            self._templates[_kind(task, options)] = _template(queue, message, fixed)
+            kind = task.name, options.get("queue"), options.get("priority")
+            self._kinds[kind] = _kind(real, queue, message, fixed)
+
+    @staticmethod
+    def send(channel: Any, messages: Sequence[tuple[Kind, bytes]]) -> None:
+        """Put messages into their queues, in order and in one round trip. Raises what redis raises."""
+        lists: dict[str, list[bytes]] = {}
+        bells: dict[str, int] = {}
+        for kind, message in messages:
+            lists.setdefault(kind.list_key, []).append(message)
+            bells[kind.bell_key] = bells.get(kind.bell_key, 0) + 1
+        commands = [("LPUSH", channel.key(key), *together) for key, together in lists.items()]
+        commands += [("LPUSH", channel.key(key), *["1"] * count) for key, count in bells.items()]
+        # Without redis-py's pipeline: what it computes, the event loop waits for.
+        connection = channel.pool.get_connection()
+        try:
+            connection.send_packed_command(connection.pack_commands(commands))
+            for _ in commands:
+                connection.read_response()
+        except BaseException:
+            connection.disconnect()  # answers may still be on their way
+            raise
+        finally:
+            channel.pool.release(connection)
 
 
-def _kind(task: Task[Any, Any], options: Mapping[str, Any]) -> tuple[str, Any, Any]:
-    return task.name, options.get("queue"), options.get("priority")
-
-
-def _is_plain(task: Any, options: Mapping[str, Any]) -> bool:
+def _is_plain(options: Mapping[str, Any]) -> bool:
     return (
         options.keys() <= _VARIABLE
         and not signals.before_task_publish.receivers
         and not signals.after_task_publish.receivers
-        and getattr(task, "_dump_pydantic_arguments", None) is None
-        and task.expires is None
     )
+
+
+def _stays_plain(task: Any) -> bool:
+    return getattr(task, "_dump_pydantic_arguments", None) is None and task.expires is None

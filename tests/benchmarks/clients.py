@@ -22,6 +22,7 @@ from pymongo.write_concern import WriteConcern
 from smriti_scale.local import LocalMongo
 from smriti_scale.mongo import MongoClients
 from smriti_scale.mongo.clients import Driver
+from tests.benchmarks._machine import measure
 from tests.mongo.two_instances import Instances, lag_by_turns, primary_of, two_instances
 
 PAIRS = int(os.environ.get("CLIENTS_PAIRS", "10000"))
@@ -91,12 +92,15 @@ async def overhead(uri: str, driver: Driver) -> None:
     closing = bare.close()
     if closing is not None:
         await closing
-    print(f"\ncost of a command, {driver}: CPU µs, lower quartile of {ROUNDS} rounds (≤ 10 % or 30 µs more)")
+    machine = await measure()
+    print(f"\n{machine}")
+    print(f"cost of a command, {driver}: CPU µs, lower quartile of {ROUNDS} rounds (≤ 10 % or 30 µs more)")
     for name, (one, other) in rows.items():
         base, mine = statistics.quantiles(one)[0], statistics.quantiles(other)[0]
         met = mine <= base * 1.1 or mine - base <= 30
         print(
-            f"  {mark(met)} {name:<22} bare {base:6.0f}   ours {mine:6.0f}  {mine - base:+5.0f} µs × {mine / base:.2f}"
+            f"  {mark(met)} {name:<22} bare {base:6.0f}   ours {mine:6.0f}  {mine - base:+5.0f} µs × {mine / base:.2f} "
+            f" ({machine.verdict(mine - base, 30)})"
         )
 
 

@@ -7,7 +7,7 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -309,13 +309,14 @@ async def test_a_step_down_in_the_midst_of_a_write_is_tried_again_and_the_write_
     async with clients:
         posts = clients.write.posts
         await posts.insert_one({"_id": 0, "n": 0})
-        for write in (
+        writes: tuple[Callable[[], Awaitable[Any]], ...] = (
             lambda: posts.insert_one({"_id": 1}),
             lambda: posts.update_one({"_id": 0}, {"$inc": {"n": 1}}),
             lambda: posts.replace_one({"_id": 1}, {"n": 5}),
             lambda: posts.delete_one({"_id": 1}),
             lambda: posts.find_one_and_update({"_id": 0}, {"$inc": {"n": 1}}),
-        ):
+        )
+        for write in writes:
             async with stepping_down_within(clients, times=2):
                 await write()
         assert await posts.find({}).to_list(None) == [{"_id": 0, "n": 2}]

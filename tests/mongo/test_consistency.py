@@ -23,6 +23,7 @@ from smriti_scale.events import CausalTokenIgnored, CausalWait, Event, Events, R
 from smriti_scale.local import LocalMongo
 from smriti_scale.mongo import MongoClients, PositionStore, ReadYourWritesMiddleware, identify
 from smriti_scale.mongo.causal_token import CausalToken, TokenSigner, packed
+from smriti_scale.redis_link import RedisLink
 from smriti_scale.testing import FaultProxy, ManualClock, replication_lag
 
 SECRET = "a secret of thirty-two characters"
@@ -287,6 +288,17 @@ async def test_redis_keeps_the_later_position_and_no_identity(
         assert len(keys) == 1
         assert b"ada" not in keys[0]
         assert 0 < await redis_client.ttl(keys[0]) <= 60
+
+
+async def test_a_link_that_is_given_is_shared_and_stays_open(redis_url: str, redis_prefix: str) -> None:
+    link = RedisLink(redis_url)
+    async with PositionStore(link, namespace=redis_prefix) as positions:
+        pipe = link.pipe
+        assert await positions.put("u-1", CausalToken(9 << 32, 9 << 32))
+        assert await positions.get("u-1") == CausalToken(9 << 32, 9 << 32)
+    assert link.pipe is pipe
+    assert await pipe.send("PING") == b"PONG"
+    await link.aclose()
 
 
 @pytest.mark.parametrize("fault", ["swallow", "refuse", "cut"])

@@ -150,7 +150,7 @@ async def test_no_secret_is_in_logs_whatever_goes_wrong(caplog: pytest.LogCaptur
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-    channels = [
+    channels: list[Webhook | Email] = [
         Webhook(f"http://user:hunter2@127.0.0.1:{port}{SECRET_PATH}"),
         Email(
             "127.0.0.1", port=port, sender="a@b.example", recipients=["c@d.example"], username="u", password="hunter2"

@@ -134,6 +134,11 @@ def percent(part: float, whole: float = 1.0) -> str:
     return f"{value:.0f} %" if value in (0, 100) else f"{value:.2f} %" if value < 1 else f"{value:.1f} %"
 
 
+def size(value: float) -> str:
+    unit, value = ("GiB", value / 2**30) if value >= 2**30 else ("MiB", value / 2**20)
+    return f"{value:.1f} {unit}" if value < 10 else f"{math.floor(value + 0.5)} {unit}"
+
+
 async def table(page: Page, selector: str) -> dict[str, list[str]]:
     """The rows of a table by their heads, as one reads them."""
     rows: list[list[str]] = await page.locator(f"{selector} tbody tr").evaluate_all(
@@ -176,7 +181,7 @@ def expected(scraped: Scraped, cache: str) -> dict[str, Any]:
             count(value),
             duration(total(scraped, f"{query}_sum", **labels) / value),
             duration(quantile(scraped, query, 0.95, **labels)),
-            "0",
+            count(total(scraped, "scale_mongo_command_errors_total", **labels)),
         ]
         for labels, value in scraped[f"{query}_count"]
         if value
@@ -214,7 +219,8 @@ def expected(scraped: Scraped, cache: str) -> dict[str, Any]:
         "pools": pools,
         "latency": duration(quantile(scraped, took, 0.95)),
         "errors": percent(errors, requests),
-        "memory": percent(total(scraped, "scale_memory_used_ratio")),
+        "cpu": percent(total(scraped, "scale_cpu_used_ratio")),
+        "memory": " of ".join(size(total(scraped, f"scale_memory_{which}_bytes")) for which in ("used", "limit")),
     }
 
 
@@ -224,7 +230,7 @@ async def shown(page: Page) -> dict[str, Any]:
     words = await page.locator("#caches-list > li", has_not_text="HTTP answers").locator(".words").text_content()
     big = await page.locator("#caches-list > li", has_not_text="HTTP answers").locator(".big").text_content()
     nodes = await page.locator("#mongo-nodes .words").all_text_contents()
-    numbers = await cards(page)
+    numbers, instance = await cards(page), await stats(page, "#instance-stats")
     limits = await table(page, "#limits")
     return {
         "routes": {
@@ -238,7 +244,8 @@ async def shown(page: Page) -> dict[str, Any]:
         "pools": [words.partition(",")[0] for words in nodes],
         "latency": numbers["Latency p95"],
         "errors": numbers["Errors"],
-        "memory": numbers["Memory"],
+        "cpu": instance["CPU"],
+        "memory": instance["Memory"],
     }
 
 
@@ -249,7 +256,7 @@ async def test_the_figures_on_the_page_are_those_of_metrics(scale: Scale, server
     await page.get_by_role("radio", name="Since start").check()
     await expect(page.locator("#live")).to_have_attribute("data-state", "live")
     await expect(page.locator("#over")).to_have_text("Figures below count since the start.")
-    for _ in range(20):  # the page lags a moment behind, and memory moves
+    for _ in range(20):  # the page lags a moment behind, and pools and memory move
         await monitoring.look()
         await asyncio.to_thread(monitoring.evaluator.tick)
         await asyncio.sleep(2.5)

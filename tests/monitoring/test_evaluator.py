@@ -295,6 +295,39 @@ def test_a_registry_that_cannot_be_read_is_logged(caplog: pytest.LogCaptureFixtu
     assert "the metrics could not be read" in caplog.text
 
 
+class Recovering(Reborn):
+    """Cannot be read at first."""
+
+    broken = True
+
+    def gathered(self) -> CollectorRegistry:
+        if self.broken:
+            raise OSError("files of another user")
+        return self.now
+
+
+def test_totals_first_seen_after_a_failed_look_are_not_taken_for_new() -> None:
+    clock, service = ManualClock(), Recovering()
+    evaluator = SLOEvaluator(service, (SLO.errors(),), clock=clock)
+    service.serve("500", 1_000)
+    evaluator.tick()
+    service.broken = False
+    clock.advance(15)
+    evaluator.tick()
+    assert evaluator.statuses()[0].value is None
+
+
+def test_the_first_requests_of_all_are_counted_although_their_series_is_new() -> None:
+    clock, service = ManualClock(), Reborn()
+    evaluator = SLOEvaluator(service, (SLO.errors(),), clock=clock)
+    evaluator.tick()
+    clock.advance(15)
+    service.serve("500", 3)
+    service.serve("200", 1)
+    evaluator.tick()
+    assert evaluator.statuses()[0].value == 0.75
+
+
 async def test_run_looks_again_and_again_until_cancelled() -> None:
     service = Service()
     running = asyncio.create_task(service.evaluator.run())

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from smriti_scale.monitoring import Metrics
+from smriti_scale.monitoring import Metrics, Monitoring
+from smriti_scale.monitoring.alerts import EXPORTED
 from smriti_scale.monitoring.grafana import dashboard
 from smriti_scale.monitoring.reference import reference_page
 
@@ -27,9 +28,10 @@ def test_the_reference_of_every_figure_is_written_from_the_instruments() -> None
 
 
 def test_every_instrument_is_described_once_in_words() -> None:
-    metrics = Metrics()
-    described = {one.name: one for one in metrics.described}
-    assert len(described) == len(metrics.described)
+    metrics = Monitoring().metrics
+    every = [*metrics.described, *EXPORTED]
+    described = {one.name: one for one in every}
+    assert len(described) == len(every)
     registered = {
         f"{family.name}_total" if family.type == "counter" else family.name: family
         for family in metrics.registry.collect()
@@ -57,7 +59,7 @@ def expressions() -> Iterator[tuple[str, str]]:
 def samples_of(metrics: Metrics) -> dict[str, set[str]]:
     """Names as they are scraped, with their labels."""
     found: dict[str, set[str]] = {}
-    for one in metrics.described:
+    for one in (*metrics.described, *EXPORTED):
         endings = {"histogram": ("_bucket", "_sum", "_count")}.get(one.kind, ("",))
         for ending in endings:
             found[one.name + ending] = {*one.labels, *({"le"} if ending == "_bucket" else ())}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
+import hmac
 import random
 from typing import Any
 
@@ -124,6 +125,15 @@ def test_secrets_rotate_without_breaking_cursors_in_flight() -> None:
 def test_a_weak_secret_is_refused_when_the_codec_is_made(secret: Any) -> None:
     with pytest.raises(ConfigurationError, match="16"):
         CursorCodec(secret)
+
+
+def test_the_signature_is_the_standard_hmac_of_the_list_and_the_body() -> None:
+    codec = CursorCodec(SECRET)
+    binding = codec.bind(sort=SORT, filter={"a": 1}, scope="ana")
+    raw = base64.urlsafe_b64decode(codec.encode(POST, binding) + "==")
+    body, signature = raw[:-16], raw[-16:]
+    key = hmac.digest(SECRET.encode(), b"smriti_scale.pagination cursor signature 1", "sha256")
+    assert signature == hmac.digest(key, binding.digest + body, "blake2b")[:16]
 
 
 def test_the_secret_itself_signs_nothing() -> None:

@@ -480,3 +480,42 @@ async def test_a_contradiction_or_an_empty_in_is_an_empty_list(db: Any) -> None:
 async def test_filters_that_order_rows_themselves_are_refused(db: Any, filter: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=r"orders rows by distance|paginate_relevance"):
         await CursorPaginator(BY_T, SECRET).paginate(db.rows, filter)
+
+
+class _Sharded:
+    """A collection behind a `mongos`, as far as planning asks: answers in the form of MongoDB 6.0's."""
+
+    name, full_name, read_preference = "posts", "app.posts", None
+
+    def __init__(self, *multikey: list[str]) -> None:
+        self.database = self
+        self._shards = [
+            {
+                "shardName": f"shard{number}",
+                "winningPlan": {
+                    "stage": "FETCH",
+                    "inputStage": {
+                        "stage": "SHARDING_FILTER",
+                        "inputStage": {"stage": "IXSCAN", "multiKeyPaths": {"t": paths, "_id": []}},
+                    },
+                },
+                "rejectedPlans": [{"stage": "IXSCAN", "multiKeyPaths": {"t": ["t"]}}],
+            }
+            for number, paths in enumerate(multikey)
+        ]
+
+    async def command(self, name: str, *_: Any, **__: Any) -> dict[str, Any]:
+        if name == "listIndexes":
+            return {"cursor": {"firstBatch": [{"name": "t_-1__id_-1", "key": {"t": -1, "_id": -1}}]}}
+        return {"queryPlanner": {"winningPlan": {"stage": "SHARD_MERGE_SORT", "shards": self._shards}}}
+
+
+async def test_behind_a_mongos_the_plan_of_every_shard_is_read() -> None:
+    paginator = CursorPaginator([("t", -1)], SECRET)
+    fit: Any = _Sharded([], [])
+    plan = await paginator.check(fit)
+    assert plan is not None
+    assert plan.method == "bounds"
+    unfit: Any = _Sharded([], ["t"])
+    with pytest.raises(ConfigurationError, match="a sort field holds arrays"):
+        await CursorPaginator([("t", -1)], SECRET).check(unfit)

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI, Request
+from redis.asyncio import Redis
 from starlette.responses import PlainTextResponse, Response
 
 from smriti_scale.errors import ConfigurationError
 from smriti_scale.events import Event, Events, LimitAllowed, LimitExceeded, LimitShadowExceeded
 from smriti_scale.ratelimit import BanPolicy, RateLimiter, Tiers, client_address, setup_rate_limiting
 from smriti_scale.ratelimit.headers import seconds_of
+from smriti_scale.redis_link import RedisLink
 from tests.ratelimit.serving import client_of, statuses
 
 
@@ -183,3 +185,43 @@ async def test_the_applications_end_closes_the_limiter(redis_url: str, redis_pre
         client = limiter._engine.redis.link.client
     assert limiter._engine.redis.link.client is not client
     await limiter.aclose()
+
+
+async def test_a_link_that_is_given_carries_limits_and_stays_open_and_a_given_client_does_too(
+    redis_url: str, redis_prefix: str
+) -> None:
+    link = RedisLink(redis_url)
+    async with Redis.from_url(redis_url) as client:
+        given: tuple[RedisLink | Redis, ...] = (link, client)
+        for number, redis in enumerate(given):
+            prefix = f"{redis_prefix}{number}"
+            limiter = RateLimiter(
+                client_address(), default_limits=["2/minute"], redis=redis, key_prefix=prefix, redis_timeout=5.0
+            )
+            app = app_with(limiter)
+            async with app.router.lifespan_context(app):
+                assert await statuses(app, "/x/1", 3) == [200, 200, 429]
+                assert limiter._engine.redis is not None
+                pipe = limiter._engine.redis.link.pipe
+            # The limiter's own connection is closed with it; what belongs to others is not.
+            assert (limiter._engine.redis.link.pipe is pipe) is (redis is link)
+            await limiter._engine.redis.link.aclose()
+        assert await client.ping()
+    await link.aclose()
+
+
+async def test_headers_that_the_application_set_in_part_are_completed_not_doubled() -> None:
+    limiter = RateLimiter(client_address(), default_limits=["5/minute"], headers_enabled=True)
+    app = FastAPI()
+    setup_rate_limiting(app, limiter)
+
+    @app.get("/part")
+    async def part() -> Response:
+        return PlainTextResponse("x", headers={"X-RateLimit-Remaining": "mine"})
+
+    async with client_of(app) as client:
+        headers = (await client.get("/part")).headers
+    assert headers.get_list("x-ratelimit-limit") == ["5"]
+    assert headers.get_list("x-ratelimit-remaining") == ["4"]
+    assert len(headers.get_list("x-ratelimit-reset")) == len(headers.get_list("retry-after")) == 1
+    assert 1 <= int(headers["retry-after"]) <= 60

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -25,6 +28,7 @@ from smriti_scale.events import Event, Events, TaskPublished, TaskPublishFailed
 from smriti_scale.local import LocalRedis
 from smriti_scale.tasks import Delivery, PublishAfterResponseMiddleware, make_celery, publish
 from smriti_scale.tasks.app import ScaleCelery
+from smriti_scale.tasks.ids import new_id
 from smriti_scale.testing.fault_proxy import FaultProxy
 
 
@@ -96,6 +100,55 @@ async def test_a_message_made_from_memory_is_the_one_celery_would_have_made(app:
         for own in ("correlation_id", "delivery_tag", "reply_to"):
             assert len(message["properties"].pop(own)) == 36
     assert made == celerys
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        'it\'s "quoted" ü\n',
+        "x" * 2000,
+        1.5,
+        float("inf"),
+        True,
+        2**80,
+        uuid.UUID(int=5),
+        datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        Decimal("1.10"),
+        b"bytes",
+        ("nested", ["list"]),
+    ],
+)
+async def test_whatever_kombu_can_carry_is_carried_the_same_way(app: ScaleCelery, messages: Any, value: object) -> None:
+    await publish(app.tasks["job"])
+    for how in ("args", "kwargs"):
+        args: tuple[Any, ...] = (value,) if how == "args" else ()
+        kwargs: dict[str, Any] = {"value": value} if how == "kwargs" else {}
+        await publish(app.tasks["job"], *args, **kwargs)
+        app.tasks["job"].apply_async(args, kwargs)
+        made, celerys = (await messages())[-2:]
+        assert made["body"] == celerys["body"]
+        for shown in ("argsrepr", "kwargsrepr"):
+            assert made["headers"][shown] == celerys["headers"][shown]
+
+
+async def test_one_burst_over_several_queues_and_priorities_keeps_the_order_of_each(
+    app: ScaleCelery, messages: Any
+) -> None:
+    kinds = [Delivery(queue=queue, priority=priority) for queue in ("default", "other") for priority in ("high", "low")]
+    for kind in kinds:
+        await publish(app.tasks["job"], -1, delivery=kind)
+    await asyncio.gather(*(publish(app.tasks["job"], n, delivery=kinds[n % 4]) for n in range(200)))
+    for place, name in enumerate(("default", "default\x06\x166", "other", "other\x06\x166")):
+        shown = [message["headers"]["argsrepr"] for message in await messages(name)]
+        assert shown == ["(-1,)", *(f"({n},)" for n in range(place, 200, 4))]
+
+
+def test_ids_are_random_uuids() -> None:
+    ids = {new_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    for each in ids:
+        parsed = uuid.UUID(each)
+        assert (str(parsed), parsed.version, parsed.variant) == (each, 4, uuid.RFC_4122)
 
 
 async def test_listeners_to_celerys_signals_hear_of_every_publish(app: ScaleCelery) -> None:
