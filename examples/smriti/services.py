@@ -88,13 +88,12 @@ def store_of(settings: SmritiSettings) -> ObjectStore | None:
         case "s3":
             return S3Store(settings.s3_bucket, region=settings.s3_region, endpoint=settings.s3_endpoint)
         case "cloudinary":
-            elsewhere = settings.cloudinary_endpoint
-            urls: dict[str, Any] = {"api_url": elsewhere, "delivery_url": elsewhere} if elsewhere else {}
             return CloudinaryStore(
                 settings.cloudinary_cloud_name,
                 api_key=settings.cloudinary_api_key,
                 api_secret=settings.cloudinary_api_secret.get_secret_value(),
-                **urls,
+                api_url=settings.cloudinary_api_url,
+                delivery_url=settings.cloudinary_delivery_url,
             )
         case "none":
             return None

@@ -48,8 +48,8 @@ class SmritiSettings(ScaleSettings):
     cloudinary_cloud_name: str = Field("", validation_alias="CLOUDINARY_CLOUD_NAME")
     cloudinary_api_key: str = Field("", validation_alias="CLOUDINARY_API_KEY")
     cloudinary_api_secret: SecretStr = Field(SecretStr(""), validation_alias="CLOUDINARY_API_SECRET")
-    cloudinary_endpoint: str | None = Field(None, validation_alias="CLOUDINARY_ENDPOINT")
-    """Another server that speaks its protocol; None for Cloudinary itself."""
+    cloudinary_api_url: str = Field("https://api.cloudinary.com", validation_alias="CLOUDINARY_API_URL")
+    cloudinary_delivery_url: str = Field("https://res.cloudinary.com", validation_alias="CLOUDINARY_DELIVERY_URL")
 
     cors_origins: Strings = Field(
         ("http://localhost:3000", "http://localhost:19006", "exp://localhost:19000"), validation_alias="CORS_ORIGINS"

@@ -111,6 +111,8 @@ class Engine:
             return self._without_redis(checks, client_key, instead)
         breaker.succeeded()
         if self._leases is not None:
+            if decision.refused is not None:  # units that were on their way to this process are in hand by now
+                return self._leases.spend(checks) or decision
             self._leases.keep(decision)
         return decision
 

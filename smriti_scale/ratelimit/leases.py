@@ -47,12 +47,14 @@ class LeasePolicy:
 
 
 class _Lease:
-    __slots__ = ("check", "ends", "remaining", "reset_at", "seen", "stamp", "units")
+    __slots__ = ("asked_until", "check", "ends", "remaining", "reset_at", "seen", "stamp", "units")
 
     def __init__(self, check: Check, seen: float) -> None:
         self.check = check
         self.seen = seen
         self.units = 0
+        self.asked_until = 0.0
+        """Until when somebody's asking for a batch is under way: those who come meanwhile ask for themselves alone."""
         self.ends = 0.0
         self.stamp: str | int | float = 0
         self.remaining = 0
@@ -103,7 +105,10 @@ class Leases:
         return Decision(True, "lease", checks, outcomes, self._now())
 
     def wants(self, checks: Sequence[Check]) -> list[int]:
-        """Units to ask for: a lease for keys that were asked about a moment ago, the cost alone for others."""
+        """Units to ask for: a lease for keys that were asked about a moment ago, the cost alone for others.
+
+        One batch at a time is asked for: a burst in which everybody did would use the limit up with what they spare.
+        """
         moment = self._monotonic()
         wanted = []
         for check in checks:
@@ -115,8 +120,10 @@ class Leases:
                     self._held[key] = _Lease(check, moment)
                     self._schedule()
                 batch = 0
-            elif moment - lease.seen > self._policy.ttl:
+            elif moment - lease.seen > self._policy.ttl or moment < lease.asked_until:
                 batch = 0
+            elif batch > check.cost:
+                lease.asked_until = moment + self._policy.ttl
             if lease is not None:
                 lease.seen = moment
             wanted.append(max(check.cost, batch))
@@ -137,6 +144,7 @@ class Leases:
                 continue
             if spare <= 0:
                 continue
+            lease.asked_until = 0.0
             if lease.units and (lease.stamp != outcome.stamp or lease.ends <= moment):
                 self._send_back([(lease.check, lease.units, lease.stamp)])
                 lease.units = 0

@@ -54,6 +54,19 @@ async def test_instances_together_admit_the_limit_exactly(
         await limiter.aclose()
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+async def test_a_burst_is_not_refused_for_units_that_its_own_instance_holds(
+    strategy: Strategy, redis_url: str, redis_prefix: str
+) -> None:
+    app, limiter = instance(redis_url, redis_prefix, "100/hour", strategy, POLICY)
+    async with client_of(app) as client:
+        for _ in range(4):  # were each request to take ten, the first burst would use all up
+            answers = await asyncio.gather(*(client.get("/x") for _ in range(25)))
+            assert [answer.status_code for answer in answers] == [200] * 25
+        assert (await client.get("/x")).status_code == 429 or strategy == "gcra"
+    await limiter.aclose()
+
+
 async def test_most_requests_on_a_hot_key_do_not_ask_redis(
     redis_url: str, redis_prefix: str, redis_client: redis.asyncio.Redis
 ) -> None:

@@ -34,7 +34,8 @@ def of_cloudinary(cloudinary_sink: CloudinarySink) -> dict[str, Any]:  # noqa: F
         "cloudinary_cloud_name": cloudinary_sink.cloud,
         "cloudinary_api_key": cloudinary_sink.api_key,
         "cloudinary_api_secret": cloudinary_sink.api_secret,
-        "cloudinary_endpoint": cloudinary_sink.url,
+        "cloudinary_api_url": cloudinary_sink.url,
+        "cloudinary_delivery_url": cloudinary_sink.url,
     }
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ from fastapi import FastAPI
 from httpx import AsyncClient
 
 from examples.smriti.app import create_app
-from tests.examples.smriti.conftest import SettingsFactory, client_of, data_of, error_of
+from tests.examples.smriti.conftest import SettingsFactory, client_of, data_of, error_of, join_through
 
 Join = Callable[..., Any]
 
@@ -174,3 +175,22 @@ async def test_the_figures_are_there_and_count_by_route(app: FastAPI, client: As
     page = await client.get("/metrics")
     assert page.status_code == 200
     assert '/api/auth/check-username/{username}"' in page.text
+
+
+async def test_two_instances_that_lease_admit_no_more_than_the_limit_and_hardly_less(
+    smriti_settings: SettingsFactory,
+) -> None:
+    settings = smriti_settings(user_limit="100/day")  # five units at a time: 5 %
+    one, two = create_app(settings), create_app(settings)
+    async with (
+        one.router.lifespan_context(one),
+        two.router.lifespan_context(two),
+        client_of(one) as first,
+        client_of(two) as second,
+    ):
+        person = await join_through(first)
+        second.headers["Authorization"] = person.client.headers["Authorization"]
+        answers = await asyncio.gather(*(client.get("/api/auth/me") for _ in range(75) for client in (first, second)))
+    admitted = sum(answer.status_code == 200 for answer in answers)
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert 90 <= admitted <= 99  # to ask who one is, once signed up, was the first of the hundred
