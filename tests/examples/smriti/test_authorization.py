@@ -67,6 +67,7 @@ AUTHORS_ONLY = {("DELETE", "/api/posts/{post_id}")}
 # Not in the document: open to all, but the collections without their slash, which are as closed as with it.
 HIDDEN_OPEN = {
     "/docs", "/docs/oauth2-redirect", "/api/openapi.json", "/health", "/health/db", "/api/health", "/livez", "/readyz",
+    "/startupz",
     "/metrics", "/files/{key:path}", "/web/{name}",
 }  # fmt: skip
 HIDDEN_CLOSED = {"/api/posts", "/api/circles"}
