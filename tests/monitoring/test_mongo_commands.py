@@ -86,7 +86,7 @@ async def test_what_no_application_asks_is_not_counted(watched: Any, metrics: Me
 
 
 async def test_nothing_is_kept_of_commands_that_are_over(watched: Any, metrics: Metrics) -> None:
-    (listener,) = watched.client.options.event_listeners
+    listener = next(one for one in watched.client.options.event_listeners if isinstance(one, MongoCommands))
     await watched.posts.insert_one({})
     with pytest.raises(OperationFailure):
         await watched.posts.find_one({"$nonsense": 1})

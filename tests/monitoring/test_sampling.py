@@ -137,7 +137,7 @@ async def test_it_looks_every_interval_until_it_is_closed(clock: ManualClock) ->
     async def next_look() -> None:
         await looked.wait()
         looked.clear()
-        await until(lambda: clock.sleepers)
+        await until(lambda: clock.sleepers == 2)  # this and the evaluator
 
     async with monitoring:
         await monitoring.start()  # a second start changes nothing
