@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import json
+import logging
 import subprocess
 import warnings
 from collections import deque
@@ -128,6 +129,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def _serving(mailbox: Mailbox, **options: Any) -> Iterator[Mailbox]:
     controller = Controller(mailbox, hostname="127.0.0.1", port=free_ports(1)[0], **options)
+    logging.getLogger("mail.log").setLevel(logging.WARNING)  # the server's own words are not what is tested
     controller.start()
     mailbox.port = controller.port
     try:

@@ -16,6 +16,7 @@ from pymongo import AsyncMongoClient, ReadPreference
 from pymongo.collation import Collation
 from pymongo.monitoring import CommandListener, CommandStartedEvent
 from pymongo.server_api import ServerApi
+from pymongo.write_concern import WriteConcern
 
 from smriti_scale.errors import ConfigurationError
 from smriti_scale.mongo import Index, Indexes
@@ -424,7 +425,8 @@ async def test_a_declared_index_is_the_one_a_list_asks_for(motor_db: Any) -> Non
 
 
 async def test_sessions_transactions_and_read_preferences_pass_through(db: Any, mongo_uri: str) -> None:
-    await (await _rows(db)).create_index(BY_T)
+    everywhere = WriteConcern(w=mongo_uri.count(",") + 1)  # the secondary that is asked has the index
+    await (await _rows(db)).with_options(write_concern=everywhere).create_index(BY_T)
     paginator = CursorPaginator(BY_T, SECRET, total="exact")
     for driver in ("motor", "pymongo"):
         async with listening(mongo_uri, driver) as (client, commands):
