@@ -44,6 +44,7 @@ from smriti_scale.monitoring import (
     Monitoring,
     ServerTiming,
     Telemetry,
+    Webhook,
     health_routes,
     init_sentry,
     loopback_only,
@@ -70,7 +71,7 @@ class Scale:
             address where it is not. It must come from something verified, never from a token's unchecked claims.
         events: where primitives report; a new one by default.
         slos: the objectives that monitoring judges.
-        alerts: who is told when one is missed or a server is down; None: nobody.
+        alerts: who is told when one is missed or a server is down; None: `settings.alert_webhook`, or nobody.
 
     Attributes:
         mongo: `MongoClients`.
@@ -241,6 +242,10 @@ class Scale:
         wanted = self.settings.monitoring
         if wanted == "off" or (wanted == "auto" and importlib.util.find_spec("prometheus_client") is None):
             return None
+        webhook = self.settings.alert_webhook
+        if alerts is None and webhook is not None:
+            to = Webhook(webhook, shape=self.settings.alert_webhook_shape)
+            alerts = Alerts([to], service=self.settings.namespace)
         return Monitoring(events=self.events, slos=slos, alerts=alerts)
 
     def _command_listeners(self) -> list[Any]:

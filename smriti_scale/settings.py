@@ -108,6 +108,10 @@ class ScaleSettings(BaseSettings):
     slow_query_ms: float = Field(100, gt=0)
     """Milliseconds from which a MongoDB command is reported by its shape."""
 
+    alert_webhook: SecretStr | None = None
+    """Where alerts are POSTed (its form: `alert_webhook_shape`), unless `Scale` is given `alerts`."""
+    alert_webhook_shape: Literal["json", "slack"] = "json"
+
     sentry_dsn: SecretStr | None = Field(None, validation_alias=_plain("SENTRY_DSN"))
     traces_sample_rate: float = Field(0.1, ge=0, le=1)
     """Share of requests that Sentry and OpenTelemetry trace."""

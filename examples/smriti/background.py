@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from examples.smriti.settings import SmritiSettings
 from smriti_scale.errors import DeadlineExceeded, TaskError
+from smriti_scale.events import Events
 from smriti_scale.tasks import TaskPolicy, make_celery, publish
 
 if TYPE_CHECKING:
@@ -45,9 +46,10 @@ class Background:
     Args:
         settings: where the broker is.
         work: the services, opened once in each worker process.
+        events: where it is told what was published and what was done.
     """
 
-    def __init__(self, settings: SmritiSettings, work: Work) -> None:
+    def __init__(self, settings: SmritiSettings, work: Work, *, events: Events) -> None:
         self.celery = celery = make_celery(
             "smriti",
             settings.redis_url or _NO_BROKER,
@@ -58,6 +60,7 @@ class Background:
             schedule=SCHEDULE,
             lifespan=work.opened,
             eager=settings.redis_url is None,
+            events=events,
         )
 
         @celery.task(name="smriti.process_document")

@@ -50,7 +50,9 @@ class Services:
         )
         scale.limiter.enabled = settings.primitives == "on"
         newest_first = scale.paginator(NEWEST_FIRST)
-        self.background = Background(settings, self)
+        self.background = Background(settings, self, events=scale.events)
+        if scale.monitoring is not None and settings.redis_url:
+            scale.monitoring.sample("queues", self.background.celery.queue_monitor.measure)
         self.files = Files(store_of(settings), public_url=settings.public_url)
         self.accounts = Accounts(scale.mongo, scale.cache, self.hasher, self.tokens)
         self.users = Users(scale.mongo, scale.cache, self.accounts)
@@ -73,6 +75,8 @@ class Services:
                 with uncached:
                     yield
             finally:
+                if self.scale.monitoring is not None:  # first, or its next look would open the queues again
+                    await self.scale.monitoring.aclose()
                 await self.background.aclose()
                 await self.pusher.aclose()
                 if self.files.store is not None:

@@ -14,8 +14,9 @@ from pydantic import SecretStr
 from smriti_scale import Scale, ScaleSettings
 from smriti_scale.cache import Cache
 from smriti_scale.events import Events
-from smriti_scale.monitoring import Monitoring
+from smriti_scale.monitoring import Finding, Monitoring
 from tests.monitoring.figures import series, until, value
+from tests.monitoring.sinks import HTTPSink, http_sink  # noqa: F401 - a fixture
 
 TOKEN = "a-token-of-some-length"
 
@@ -125,3 +126,17 @@ async def test_a_redis_that_is_away_shows_as_errors_and_an_open_breaker(redis_pr
     metrics = monitoring.metrics
     assert list(series(metrics, "scale_breaker_state").values()) == [2]
     assert series(metrics, "scale_redis_call_duration_seconds_count").keys() <= {(f"cache {cache.name}",)}
+
+
+async def test_a_webhook_of_the_environment_is_told_of_an_alert(
+    mongo_uri: str,
+    http_sink: HTTPSink,  # noqa: F811
+) -> None:
+    scale = Scale(settings(mongodb_uri=mongo_uri, namespace="shop", alert_webhook=SecretStr(f"{http_sink.url}/in")))
+    assert scale.monitoring is not None
+    async with scale.lifespan():
+        scale.monitoring.alerts.raise_alert(Finding("disk", "page", "the disk is full"))
+        scale.monitoring.alerts.observe()
+        await http_sink.until(1)
+    body = http_sink.bodies[-1]
+    assert (body["service"], body["key"], body["kind"]) == ("shop", "disk", "raised")

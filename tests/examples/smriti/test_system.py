@@ -30,6 +30,13 @@ async def test_readiness_names_both_servers(client: AsyncClient) -> None:
     assert set(body["checks"]) == {"mongodb", "redis"}
 
 
+async def test_figures_tell_of_the_task_queues(app: FastAPI, client: AsyncClient) -> None:
+    await app.state.services.scale.monitoring.look()
+    figures = (await client.get("/metrics")).text
+    assert 'scale_queue_depth{queue="documents"} ' in figures
+    assert 'scale_queue_age_seconds{queue="default"} ' in figures
+
+
 async def test_my_profile_counts_my_posts(join: Join) -> None:
     person = await join("asha")
     await person.note()
