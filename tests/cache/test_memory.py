@@ -97,6 +97,7 @@ async def test_a_value_larger_than_memory_is_served_and_not_kept() -> None:
         assert cache.stats().loads == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shared", [False, True])
 async def test_distinct_keys_stay_inside_the_byte_bound(shared: bool) -> None:
     count, bound = 1_500, 2**20

@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 from motor.motor_asyncio import AsyncIOMotorDatabase
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]+)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 RUNNABLE = {"python", "shell"}

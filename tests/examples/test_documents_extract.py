@@ -17,6 +17,8 @@ from pypdf.generic import ArrayObject, DictionaryObject, NameObject, NumberObjec
 
 from examples.smriti.documents.extract import ExtractionFailed, Limits, extract_text
 
+pytestmark = pytest.mark.long
+
 Write = Callable[[str, bytes], Path]
 TIGHT = Limits(seconds=20, cpu_seconds=3)
 

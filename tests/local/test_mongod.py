@@ -14,6 +14,8 @@ from smriti_scale.local import LocalMongo
 from smriti_scale.local._guardian import identity
 from smriti_scale.local.ports import free_ports
 
+pytestmark = pytest.mark.long
+
 Client = AsyncMongoClient[dict[str, Any]]
 
 

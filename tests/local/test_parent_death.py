@@ -19,6 +19,8 @@ from smriti_scale.local._guardian import identity
 from smriti_scale.local.folder import DataFolder
 from tests.local.processes import all_gone, holder
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGHUP])
 async def test_a_signal_to_the_program_ends_its_server_and_removes_the_folder(number: signal.Signals) -> None:

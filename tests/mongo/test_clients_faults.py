@@ -33,6 +33,8 @@ from smriti_scale.mongo import MongoClients, handle_unavailable
 from smriti_scale.mongo.clients import Driver
 from smriti_scale.mongo.uri import MongoURI, redacted
 
+pytestmark = pytest.mark.long
+
 NOBODY = "mongodb://ada:secret-password@127.0.0.1:9/?replicaSet=none&authSource=admin"
 PRIMARY_STEPPED_DOWN = 189
 UNREACHABLE = [

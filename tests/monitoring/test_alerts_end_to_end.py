@@ -20,6 +20,8 @@ from smriti_scale.monitoring.system import System
 from smriti_scale.testing import ManualClock
 from tests.monitoring.sinks import HTTPSink
 
+pytestmark = pytest.mark.long
+
 GIGABYTE = 1_000_000_000
 
 

@@ -47,6 +47,7 @@ def test_without_data_nothing_is_claimed() -> None:
         assert set(status.burn.values()) == {0.0}
 
 
+@pytest.mark.long
 def test_slow_requests_page_once_they_have_cost_enough_and_it_ends_soon_after_them() -> None:
     service = Service()
     service.run(180)
@@ -127,6 +128,7 @@ def test_the_first_request_of_a_young_process_wakes_nobody_though_it_fails() -> 
     assert service.active() == []
 
 
+@pytest.mark.long
 def test_a_young_process_in_an_outage_pages_as_soon_as_an_old_one() -> None:
     young, old = Service(), Service()
     old.run(7 * 60, requests=2)
@@ -137,6 +139,7 @@ def test_a_young_process_in_an_outage_pages_as_soon_as_an_old_one() -> None:
         assert service.active() == [("slo:errors", "page")]
 
 
+@pytest.mark.long
 def test_a_few_failures_among_few_requests_wake_nobody() -> None:
     service = Service()
     for _ in range(7):
@@ -166,6 +169,7 @@ def test_a_constant_share_of_errors_pages_when_the_workbook_says(share: float, o
         assert before == []
 
 
+@pytest.mark.long
 def test_a_wall_clock_that_jumps_moves_no_window() -> None:
     steady, jumping = Service(), Service()
     for service in (steady, jumping):

@@ -220,6 +220,7 @@ def _wait_until_draining(client: httpx.Client) -> None:
     assert client.get("/livez").status_code == 200, "requests are still served, on new connections too"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [(), ("--loop", "uvloop"), ("--workers", "2")], ids=" ".join)
 def test_uvicorn_serves_on_while_it_drains_and_then_stops(options: tuple[str, ...], tmp_path: Path) -> None:
     with served_by_uvicorn(APP, tmp_path, *options, DELAY="2") as server:
@@ -255,6 +256,7 @@ def test_a_second_signal_is_not_kept_back(tmp_path: Path) -> None:
     assert "lifespan is over" in output
 
 
+@pytest.mark.long
 def test_smriti_scale_serve_drains_all_its_workers(tmp_path: Path) -> None:
     command = ["-c", "from smriti_scale.cli import main; main()", "serve", "--drain-delay", "2", "--workers", "2"]
     with served_by(command, APP, tmp_path, {}) as server:

@@ -32,6 +32,7 @@ def test_values_beyond_the_limit_share_one_child_and_take_no_memory() -> None:
     assert known[("thing 1",)]._value.get() == 1
 
 
+@pytest.mark.long
 def test_several_threads_together_admit_no_more_than_the_limit() -> None:
     values = LabelValues(50)
     with ThreadPoolExecutor(8) as threads:

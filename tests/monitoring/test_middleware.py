@@ -90,6 +90,7 @@ async def test_requests_are_counted_by_method_template_and_exact_status() -> Non
     assert value(metrics, f"{DURATION}_count", method="GET", route="/api/posts/{post_id}") == 4
 
 
+@pytest.mark.long
 async def test_a_hundred_thousand_random_paths_and_methods_make_a_handful_of_series() -> None:
     routes = [Route("/posts/{post_id}", ok), Mount("/static", app=PlainTextResponse("file")), Route("/", ok)]
     app = Starlette(routes=routes)

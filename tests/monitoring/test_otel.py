@@ -173,6 +173,7 @@ async def test_it_is_closed_for_good_and_serves_on(otlp: Sink) -> None:
     assert len(spans(otlp)) == 1
 
 
+@pytest.mark.long
 @pytest.mark.xdist_group("tasks-worker")
 async def test_a_task_belongs_to_the_trace_of_its_publisher_in_a_real_worker(
     otlp: Sink, mongo_uri: str, redis_url: str, redis_prefix: str, monkeypatch: pytest.MonkeyPatch

@@ -15,6 +15,8 @@ import pytest
 
 from smriti_scale.monitoring.multiprocess import VARIABLE, alive, forget_the_dead
 
+pytestmark = pytest.mark.long
+
 WORKER = """
 import asyncio, sys
 from smriti_scale.monitoring import Monitoring

@@ -16,6 +16,8 @@ from smriti_scale.monitoring import DEFAULT_SLOS, SLO, BurnAlert, Match
 from smriti_scale.monitoring.rules import prometheus_rules, to_yaml
 from smriti_scale.monitoring.slo import BURN_ALERTS
 
+pytestmark = pytest.mark.long
+
 ODD = (
     SLO.latency("posts", 0.9, under=1.0, matches=(Match("route", r"/posts/\{id\}"), Match("method", "GET|HEAD"))),
     SLO.errors("errors_of_jack", 0.9995, title='it\'s "quoted": 100 % {{ odd }}', matches=()),

@@ -121,6 +121,7 @@ async def test_joining_and_its_refusals(join: Join) -> None:
     error_of(await people[5].client.post("/api/circles/join", json={"inviteCode": code}), 409, "CIRCLE_FULL")
 
 
+@pytest.mark.long
 async def test_nobody_is_in_more_than_twenty_circles_however_many_ask_at_once(join: Join, motor_db: Database) -> None:
     person, host = await join(), await join()
     for number in range(18):
@@ -323,6 +324,7 @@ async def test_a_newcomer_raises_the_number_of_votes_needed(join: Join) -> None:
     assert data_of(await newcomer.client.post(path))["deleted"] is True
 
 
+@pytest.mark.long
 async def test_of_fifty_votes_at_once_one_removes_the_circle(join: Join, motor_db: Database) -> None:
     people = [await join() for _ in range(5)]
     circle = await found(people[0])

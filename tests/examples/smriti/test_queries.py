@@ -15,6 +15,8 @@ from motor.motor_asyncio import AsyncIOMotorDatabase
 from smriti_scale.mongo import QueryGuard
 from tests.examples.smriti.conftest import CRON_SECRET, Person, data_of
 
+pytestmark = pytest.mark.long
+
 Database = AsyncIOMotorDatabase[dict[str, Any]]
 Join = Callable[..., Any]
 

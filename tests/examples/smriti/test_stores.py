@@ -13,6 +13,8 @@ from tests.examples.smriti.conftest import SettingsFactory, client_of, data_of, 
 from tests.storage.cloudinary_sink import CloudinarySink
 from tests.storage.conftest import cloudinary_sink, s3_endpoint, s3_options  # noqa: F401 - fixtures, for pytest to find
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def of_local() -> dict[str, Any]:
