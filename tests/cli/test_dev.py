@@ -21,6 +21,8 @@ from redis import Redis
 
 from smriti_scale.local._guardian import identity
 
+pytestmark = pytest.mark.long
+
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("SMRITI_")}
 PROGRAM = [sys.executable, "-m", "smriti_scale.cli"]
 

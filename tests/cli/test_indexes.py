@@ -15,6 +15,8 @@ from pymongo import MongoClient
 from smriti_scale.cli import main
 from tests.mongo.mongos_mock import MongosMock
 
+pytestmark = pytest.mark.long
+
 DECLARATIONS = """
 from smriti_scale.mongo import Index, Indexes, Query, ShardKey
 

@@ -23,6 +23,8 @@ from smriti_scale.cli import main
 from smriti_scale.cli.access_log import QueuedAccessLog
 from smriti_scale.cli.serve import available_cpus
 
+pytestmark = pytest.mark.long
+
 APP = """
 import asyncio
 from starlette.applications import Starlette

@@ -11,6 +11,8 @@ from pymongo import AsyncMongoClient, InsertOne, UpdateOne
 from smriti_scale import context
 from smriti_scale.mongo import MongoClients
 
+pytestmark = pytest.mark.long
+
 Drivers = Literal["motor", "pymongo"]
 
 

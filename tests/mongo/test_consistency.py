@@ -107,6 +107,7 @@ async def found(client: httpx.AsyncClient, path: str, **options: Any) -> bool:
     return bool(response.json()["found"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("driver", ["motor", "pymongo"])
 async def test_a_write_is_seen_at_another_instance_by_cookie(instance: Make, driver: str) -> None:
     patient = {"probe_timeout": 2.0}  # a busy machine is not a lagging node
@@ -158,6 +159,7 @@ async def test_a_token_of_a_lagging_moment_is_served_by_the_primary_within_bound
     assert sum(not wait.reached for wait in waited) < 20
 
 
+@pytest.mark.long
 @pytest.mark.xdist_group("fault_mongo")
 async def test_both_secondaries_stalled_writes_end_and_reads_still_see_them(
     instance: Make, fault_mongo: LocalMongo

@@ -24,6 +24,8 @@ from smriti_scale.mongo.plan import Progress, Step
 from smriti_scale.mongo.server_errors import explained
 from smriti_scale.testing import ManualClock
 
+pytestmark = pytest.mark.long
+
 INDEXES = Indexes({"posts": [Index("user_id"), Index(("created_at", -1))]})
 
 

@@ -15,6 +15,8 @@ from smriti_scale.errors import DuplicateKeys
 from smriti_scale.mongo import Index, Indexes
 from smriti_scale.mongo.index import TTL_OFF
 
+pytestmark = pytest.mark.long
+
 CLEAN = [{"_id": n, "a": n, "b": n % 3, "t": "x"} for n in range(30)]
 DIRTY = [*CLEAN, {"_id": 100, "a": 7}, {"_id": 101, "a": 7}, {"_id": 102, "a": 8}]
 

@@ -315,6 +315,7 @@ def _backward_from(paginator: CursorPaginator, posts: Any, number: int) -> str:
     return paginator.codec.encode(Position((moment, number), backward=True), binding)
 
 
+@pytest.mark.long
 async def test_writers_between_pages_neither_repeat_nor_hide_the_rows_they_leave_alone(both_drivers_db: Any) -> None:
     """Three writers insert and delete as fast as they can, everywhere in the list, while it is walked both ways."""
     db = both_drivers_db

@@ -14,7 +14,7 @@ from smriti_scale.errors import ConfigurationError
 from smriti_scale.tasks import publish
 from smriti_scale.tasks.dead_letters import DeadLetter, revived
 
-pytestmark = pytest.mark.xdist_group("tasks-worker")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("tasks-worker")]
 
 
 async def dead_letter(tasks: Any, task_id: str) -> DeadLetter:

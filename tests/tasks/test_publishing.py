@@ -171,6 +171,7 @@ async def test_five_hundred_at_once_all_arrive_in_order(app: ScaleCelery, messag
     assert [message["headers"]["id"] for message in await messages()] == ids
 
 
+@pytest.mark.long
 async def test_the_loop_goes_on_while_the_broker_takes_its_time(
     fault_proxy: Any, redis_url: str, redis_prefix: str
 ) -> None:

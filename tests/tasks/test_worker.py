@@ -11,7 +11,7 @@ import redis.asyncio
 from smriti_scale import context
 from smriti_scale.tasks import Delivery, publish
 
-pytestmark = pytest.mark.xdist_group("tasks-worker")
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("tasks-worker")]
 
 
 async def test_an_async_body_runs_with_the_arguments_it_was_given(tasks: Any, notes: Any, key: str) -> None:

@@ -14,6 +14,8 @@ from redis import Redis
 
 from smriti_scale.local._guardian import identity
 
+pytestmark = pytest.mark.long
+
 WITHOUT = {name: value for name, value in os.environ.items() if not name.startswith(("SMRITI_", "PYTEST_"))}
 
 

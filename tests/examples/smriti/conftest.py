@@ -18,8 +18,10 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient, Response
+from motor.motor_asyncio import AsyncIOMotorDatabase
 from pymongo import MongoClient
 from pymongo.database import Database
+from pymongo.write_concern import WriteConcern
 
 from examples.smriti.app import create_app
 from examples.smriti.indexes import INDEXES
@@ -84,6 +86,12 @@ def smriti_database(mongo_uri: str) -> Iterator[Database[dict[str, Any]]]:
         asyncio.run(build_indexes())
         yield database
         client.drop_database(database)
+
+
+@pytest.fixture
+def motor_db(motor_db: AsyncIOMotorDatabase[dict[str, Any]], mongo_uri: str) -> AsyncIOMotorDatabase[dict[str, Any]]:
+    """What a test writes by itself is on every node before it goes on: the service reads from secondaries."""
+    return motor_db.client.get_database(motor_db.name, write_concern=WriteConcern(w=mongo_uri.count(",") + 1))
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from starlette.routing import Route
 
 from tests.examples.smriti.conftest import CRON_SECRET, Person, data_of, error_of
 
+pytestmark = pytest.mark.long
+
 Database = AsyncIOMotorDatabase[dict[str, Any]]
 Join = Callable[..., Any]
 

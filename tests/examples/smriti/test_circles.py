@@ -253,6 +253,7 @@ async def test_a_lone_member_deletes_at_once(join: Join) -> None:
     assert votes == {"votesNeeded": 1, "votesCast": 1, "yourVote": True, "deleted": True}
 
 
+@pytest.mark.long
 async def test_votes_joins_and_posts_at_once_leave_no_post_at_a_dead_circle(join: Join, motor_db: Database) -> None:
     for _ in range(5):
         person, newcomer = await join(), await join()

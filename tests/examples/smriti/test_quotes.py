@@ -190,6 +190,7 @@ async def test_the_record_is_of_the_persons_own_day(
     assert record["push_sent"] is False
 
 
+@pytest.mark.long
 async def test_of_fifty_calls_of_each_cron_route_at_once_each_record_is_made_and_sent_once(
     client: AsyncClient, join: Join, motor_db: Database
 ) -> None:
