@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from redis.asyncio import RedisCluster
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from smriti_scale.cancelling import cancel
 from smriti_scale.errors import DeadlineExceeded
@@ -78,7 +79,7 @@ class ClusterPipe:
     async def _into(self, future: asyncio.Future[Any], call: Callable[[], Awaitable[Any]], timeout: float) -> None:
         try:
             async with asyncio.timeout(timeout), self._slots:
-                result = await call()
+                result = await _sent(call)
         except TimeoutError:
             failure: BaseException = DeadlineExceeded("redis", timeout=timeout)
         except asyncio.CancelledError:
@@ -98,3 +99,17 @@ class ClusterPipe:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _sent(call: Callable[[], Awaitable[Any]]) -> Any:
+    """What the client answers. When it looks at the topology anew, it closes connections that others just send by, and
+    they fail by having no writer: nothing was sent then, so it is asked once more.
+    """
+    try:
+        return await call()
+    except AttributeError:
+        pass
+    try:
+        return await call()
+    except AttributeError as error:
+        raise RedisConnectionError("the cluster's connections are being closed") from error

@@ -177,6 +177,7 @@ class RedisLink:
         if kind == "cluster":
             return RedisCluster(
                 startup_nodes=[ClusterNode(host, port) for host, port in nodes],
+                reinitialize_steps=0,  # else every fifth MOVED closes connections that others wait on
                 ssl=secure,
                 max_connections=self._max_connections,
                 socket_connect_timeout=self._connect_timeout,

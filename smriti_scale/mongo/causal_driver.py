@@ -132,9 +132,11 @@ class _Patient:
             mine._retryable = True
             error._add_error_label("RetryableWriteError")
 
-    def _stepped_down(self, error: WriteError) -> None:
-        # The server has undone the write, and knows the others of this transaction number.
-        if self._retryable and error.code in STEPPED_DOWN:  # type: ignore[attr-defined] # of the class mixed with
+    def _stepped_down(self, error: WriteError, *, retryable: bool) -> None:
+        # The server has undone this one write; that it had no transaction number (see above) does not matter then.
+        if retryable and error.code in STEPPED_DOWN:
+            mine: Any = self
+            mine._retryable = True
             error._add_error_label("RetryableWriteError")
 
 
@@ -149,7 +151,7 @@ class _PatientAsync(_Patient, _AsyncRetryable):  # type: ignore[misc] # a privat
             self._refused(error, retryable=retryable)
             raise
         except WriteError as error:
-            self._stepped_down(error)
+            self._stepped_down(error, retryable=retryable)
             raise
 
 
@@ -164,7 +166,7 @@ class _PatientSync(_Patient, _SyncRetryable):  # type: ignore[misc] # a private 
             self._refused(error, retryable=retryable)
             raise
         except WriteError as error:
-            self._stepped_down(error)
+            self._stepped_down(error, retryable=retryable)
             raise
 
 

@@ -120,7 +120,7 @@ async def start_cluster(made: Servers, nodes: int = 3) -> str:
 
     async def agreed() -> bool:
         infos = [str(await ask(port, "CLUSTER", "INFO")) for port in ports]
-        wanted = rf"cluster_state\W+ok\b.*cluster_known_nodes\W+{nodes}\b"
+        wanted = r"cluster_state\W+ok\b.*cluster_slots_assigned\W+16384\b"
         return all(re.search(wanted, info, re.DOTALL) for info in infos)
 
     await eventually(agreed)

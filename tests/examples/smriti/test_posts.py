@@ -56,7 +56,7 @@ async def test_what_breaks_a_rule_is_400_and_nothing_is_stored(
 ) -> None:
     person = await join()
     error_of(await person.client.post("/api/posts/", data=wrong), 400)
-    assert await motor_db.posts.count_documents({}) == 0
+    assert await motor_db.posts.count_documents({"author.user_id": person.id}) == 0
 
 
 async def test_a_json_body_is_400(join: Join) -> None:
