@@ -128,7 +128,7 @@ class CircuitBreaker:
             if asyncio.iscoroutine(operation):
                 operation.close()
             raise
-        began = self._now() if self._events else None
+        began = self.began()
         if timeout is None:
             watch = self._watches.get(loop := asyncio.get_running_loop())
             if watch is None:
@@ -141,18 +141,22 @@ class CircuitBreaker:
         except _Late:
             late = DeadlineExceeded(self.name, timeout=self.timeout if timeout is None else timeout)
             self.failed(late)
-            self._tell(began, late)
+            self.tell(began, late)
             raise late from None
         except self._failures as error:
             self.failed(error)
-            self._tell(began, error)
+            self.tell(began, error)
             raise
         self.succeeded()
-        if began is not None:
-            self._tell(began)
+        self.tell(began)
         return result
 
-    def _tell(self, began: float | None, error: BaseException | None = None) -> None:
+    def began(self) -> float | None:
+        """The moment, for `tell`, of a call that is not made through `call`; None when nobody listens."""
+        return self._now() if self._events else None
+
+    def tell(self, began: float | None, error: BaseException | None = None) -> None:
+        """Emit `GuardedCall` for a call that is over."""
         if began is not None and self._events:
             kind = "" if error is None else type(error).__name__
             self._events.emit(GuardedCall(self.name, self._now() - began, kind))

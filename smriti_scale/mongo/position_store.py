@@ -67,26 +67,30 @@ class PositionStore:
 
     async def get(self, identity: str) -> CausalToken | None:
         """Where this caller stands; None when it is not known, or Redis does not answer."""
+        began = self._breaker.began()
         try:
             self._breaker.check()
             found = await self._link.pipe.send("GET", self._key(identity), timeout=self._timeout, again=True)
             self._breaker.succeeded()
+            self._breaker.tell(began)
             return CausalToken.decode(found.decode().partition(":")[2]) if found is not None else None
         except _UNANSWERED as error:
-            self._noted(error)
+            self._noted(error, began)
             return None
 
     async def put(self, identity: str, token: CausalToken) -> bool:
         """Remember where this caller stands, unless it is known to be further. Returns whether Redis took it."""
         value = f"{token.operation_time:016x}:{token.encode()}"
+        began = self._breaker.began()
         try:
             self._breaker.check()
             args: list[str | int] = [value, self._ttl]
             await _PUT.send(self._link.pipe, [self._key(identity)], args, timeout=self._timeout, again=True)
         except _UNANSWERED as error:
-            self._noted(error)
+            self._noted(error, began)
             return False
         self._breaker.succeeded()
+        self._breaker.tell(began)
         return True
 
     async def aclose(self) -> None:
@@ -94,9 +98,10 @@ class PositionStore:
         if self._owns_link:
             await self._link.aclose()
 
-    def _noted(self, error: Exception) -> None:
+    def _noted(self, error: Exception, began: float | None) -> None:
         if isinstance(error, REDIS_FAILURES):
             self._breaker.failed(error)
+            self._breaker.tell(began, error)
 
     def _key(self, identity: str) -> str:
         return f"{self._namespace}:position:{hashlib.sha256(identity.encode()).hexdigest()[:32]}"

@@ -104,12 +104,15 @@ class Engine:
         if not breaker.allows():
             return self._without_redis(checks, client_key, instead)
         wants = self._leases.wants(checks) if self._leases is not None else None
+        began = breaker.began()
         try:
             decision = await self.redis.decide(checks, wants=wants, ban=self.ban, client=client_key)
         except _FAILURES as error:
             breaker.failed(error)
+            breaker.tell(began, error)
             return self._without_redis(checks, client_key, instead)
         breaker.succeeded()
+        breaker.tell(began)
         if self._leases is not None:
             if decision.refused is not None:  # units that were on their way to this process are in hand by now
                 return self._leases.spend(checks) or decision
