@@ -79,9 +79,13 @@ class ClusterPipe:
     async def _into(self, future: asyncio.Future[Any], call: Callable[[], Awaitable[Any]], timeout: float) -> None:
         try:
             async with asyncio.timeout(timeout), self._slots:
-                result = await _sent(call)
+                result = await call()
         except TimeoutError:
             failure: BaseException = DeadlineExceeded("redis", timeout=timeout)
+        except AttributeError as error:
+            # The client has closed this command's connection, to look at the topology anew: it has no writer then.
+            failure = RedisConnectionError("the cluster's connections are being closed")
+            failure.__cause__ = error
         except asyncio.CancelledError:
             future.cancel()
             raise
@@ -99,17 +103,3 @@ class ClusterPipe:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-async def _sent(call: Callable[[], Awaitable[Any]]) -> Any:
-    """What the client answers. When it looks at the topology anew, it closes connections that others just send by, and
-    they fail by having no writer: nothing was sent then, so it is asked once more.
-    """
-    try:
-        return await call()
-    except AttributeError:
-        pass
-    try:
-        return await call()
-    except AttributeError as error:
-        raise RedisConnectionError("the cluster's connections are being closed") from error
