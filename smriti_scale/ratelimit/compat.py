@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from limits import RateLimitItem
@@ -10,19 +10,30 @@ from limits.strategies import RateLimiter as LimitsStrategy
 from limits.util import WindowStats
 
 from smriti_scale.ratelimit.engine import Engine
+from smriti_scale.ratelimit.headers import reported
 from smriti_scale.ratelimit.rules import MICROSECONDS, Check, Decision, Strategy, identity_key, make_rule, rule_of_field
 
 
-class Checked(tuple[RateLimitItem, list[str]]):  # noqa: SLOT001 - tuples of variable length admit none
+class Checked(Sequence[Any]):
     """`request.state.view_rate_limit`: slowapi's pair of limit and key parts, with the decision beside it."""
 
-    decision: Decision
+    __slots__ = ("decision",)
 
-    @classmethod
-    def of(cls, decision: Decision, check: Check) -> Checked:
-        pair = cls((check.rule.item, list(check.names)))
-        pair.decision = decision
-        return pair
+    def __init__(self, decision: Decision) -> None:
+        self.decision = decision
+
+    @property
+    def _pair(self) -> tuple[RateLimitItem, list[str]]:
+        told = reported(self.decision)
+        if told is None:
+            raise IndexError("the decision counted nothing")
+        return told[0].rule.item, list(told[0].names)
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._pair[index]
 
 
 class BlockingStorage:

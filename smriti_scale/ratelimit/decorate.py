@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from smriti_scale.errors import ConfigurationError
-from smriti_scale.ratelimit.enforcement import Holder
+from smriti_scale.ratelimit.enforcement import TOLD
 from smriti_scale.ratelimit.exceeded import RateLimitExceeded
 from smriti_scale.ratelimit.plans import RoutePlan
 from smriti_scale.ratelimit.refusal import refuse_websocket
@@ -46,7 +46,7 @@ def guard(function: Callable[P, R], plan: RoutePlan) -> Callable[P, R]:
         return found
 
     def finish(request: HTTPConnection, response: object, kwargs: dict[str, Any], decision: Decision) -> None:
-        if Holder.KEY in request.scope:
+        if TOLD in request.scope:
             return  # the middleware tells it, whatever the response is
         if not isinstance(response, Response):
             if "response" not in kwargs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from starlette.requests import HTTPConnection
@@ -14,8 +14,7 @@ from smriti_scale.events import Event, Events, LimitAllowed, LimitExceeded, Limi
 from smriti_scale.ratelimit.compat import Checked
 from smriti_scale.ratelimit.engine import Engine
 from smriti_scale.ratelimit.exceeded import PLACEHOLDER, RateLimitExceeded, Reason
-from smriti_scale.ratelimit.headers import reported
-from smriti_scale.ratelimit.plans import Awaiting, LimitSource, Prepared, RoutePlan, collect, identity_of
+from smriti_scale.ratelimit.plans import Awaiting, LimitSource, Prepared, RoutePlan, collect, identity_of, named
 from smriti_scale.ratelimit.rules import Check, Decision
 from smriti_scale.routing import resolve_route
 
@@ -23,21 +22,12 @@ KeyStyle = Literal["route", "endpoint", "url"]
 
 _log = logging.getLogger("smriti_scale.ratelimit")
 _REASONS: dict[str, Reason] = {"banned": "banned", "denied": "denied", "unavailable": "unavailable"}
-_HOLDER = "smriti_scale.ratelimit"
+TOLD = "smriti_scale.ratelimit"
+"""Where a request's scope has what is to be told the decision (the middleware's `Told`)."""
+
 _PASS = Decision(True, "allowed", (), (), 0)
 _UNPREPARED = Prepared([], scope="", prefix="")
 _UNPREPARED.usable = False
-
-
-class Holder:
-    """Carries the decision from where it is made out to the middleware, past code that copies the scope."""
-
-    __slots__ = ("decision",)
-
-    KEY = _HOLDER
-
-    def __init__(self) -> None:
-        self.decision: Decision | None = None
 
 
 class Enforcer:
@@ -81,12 +71,10 @@ class Enforcer:
         self._swallow_errors = swallow_errors
         self._events = events
         self._prepared: dict[str, Prepared] = {}
-        self._has_general_limits = bool(application or defaults)
-
-    @property
-    def guards_undecorated(self) -> bool:
-        """Whether routes without a decorator are checked at all."""
-        return self._has_general_limits or self._engine.needs_client()
+        self._quick = None if swallow_errors else engine.quick
+        self._allowed, self._denied = engine.allowed, engine.denied
+        self.has_general_limits = bool(application or defaults)
+        """Whether there are limits of the application, or defaults."""
 
     def check_now(self, request: HTTPConnection, plan: RoutePlan | None, *, scope: str = "") -> Decision | None:
         """As `check`, where no I/O is needed; None where it is.
@@ -96,8 +84,22 @@ class Enforcer:
         """
         if not self._engine.immediate:
             return None
+        keys: dict[Any, str] = {}
+        prepared = plan.prepared if plan is not None else self._prepared.get(scope)
         try:
-            checks, client, _ = self._collect(request, plan, scope, {})
+            if (  # the usual case in few steps: a caller that was here before, on a route whose limits ask no more
+                self._quick is not None
+                and prepared is not None
+                and prepared.key_func is not None
+                and not (self._filters or self._allowed.filled or self._denied.filled)
+            ):
+                found = prepared.key_func(request)
+                known = prepared.known.get(found) if type(found) is str else None
+                if known is not None:
+                    quick = self._quick(known)
+                    return self._settle(request, quick) if quick is not None else None
+                keys[prepared.key_func] = named(prepared.key_func, found)
+            checks, client, _ = self._collect(request, plan, scope, keys)
         except Awaiting as waiting:
             waiting.close()
             return None
@@ -155,7 +157,7 @@ class Enforcer:
 
     def _collect(
         self, request: HTTPConnection, plan: RoutePlan | None, scope: str, keys: dict[Any, str]
-    ) -> tuple[list[Check], str | None, str]:
+    ) -> tuple[Sequence[Check], str | None, str]:
         """The checks, the client where lists or bans need it, and what the route's limits count."""
         try:
             if self._filters and any(passes() for passes in self._filters):
@@ -166,7 +168,7 @@ class Enforcer:
             if plan is not None:
                 scope = request.scope["path"] if self._key_style == "url" else plan.name
             if prepared.usable:
-                checks = prepared.checks(request, keys)
+                checks: Sequence[Check] = prepared.checks(request, keys)
             else:
                 checks = collect(self._sources(plan), request, scope=scope, prefix=self._prefix, keys=keys)
             client = None
@@ -208,14 +210,13 @@ class Enforcer:
     def _settle(self, request: HTTPConnection, decision: Decision) -> Decision:
         """Leave the decision where headers and handlers find it, report it, and raise if it refuses."""
         scope = request.scope
-        holder: Holder | None = scope.get(_HOLDER)
-        if holder is not None:
-            holder.decision = decision
-        told = reported(decision)
+        told = scope.get(TOLD)
+        if told is not None:
+            told.decision = decision
         state = scope.get("state")
         if state is None:
             state = scope["state"] = {}
-        state["view_rate_limit"] = Checked.of(decision, told[0]) if told is not None else None
+        state["view_rate_limit"] = Checked(decision) if decision.outcomes else None
         if self._events:
             self._emit(request, decision)
         if decision.allowed:

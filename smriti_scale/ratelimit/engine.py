@@ -14,7 +14,7 @@ from smriti_scale.breaker import CircuitBreaker
 from smriti_scale.clock import SYSTEM_CLOCK, Clock
 from smriti_scale.errors import DeadlineExceeded
 from smriti_scale.ratelimit.identity import IdentityList
-from smriti_scale.ratelimit.leases import LeasePolicy, Leases
+from smriti_scale.ratelimit.leases import Asking, LeasePolicy, Leases
 from smriti_scale.ratelimit.memory_store import MemoryStore
 from smriti_scale.ratelimit.redis_store import RedisStore
 from smriti_scale.ratelimit.rules import BanPolicy, Check, Decision, OnFailure, identity_key
@@ -60,19 +60,29 @@ class Engine:
         self.ban = ban
         self._instances = instances
         self._on_redis_failure = on_redis_failure
-        self._allowed = allowed
-        self._denied = denied
+        self.allowed = allowed
+        self.denied = denied
         self._owns_link = owns_link
         self._portal = _Portal()
         self._leases = None
         if leases is not None and redis is not None:
-            self._leases = Leases(leases, monotonic=clock.monotonic, now=memory.now, give_back=redis.give_back)
+            self._leases = made = Leases(
+                leases,
+                monotonic=clock.monotonic,
+                now=memory.now,
+                give_back=redis.give_back,
+                fill=lambda asking, checks: self._fill(made, redis, asking, checks, None, None),
+            )
         self.immediate = redis is None or self._leases is not None
         """Whether decisions are made without I/O, at least as a rule."""
+        self.quick: Callable[[Sequence[Check]], Decision | None] | None = None
+        """Decides without I/O, where nothing depends on who the client is; None from it where I/O is needed."""
+        if ban is None and self.immediate:
+            self.quick = self._leases.spend if self._leases is not None else memory.decide
 
     def needs_client(self) -> bool:
         """Whether a decision also depends on who the client is by the limiter's own key function."""
-        return self.ban is not None or self._allowed.filled or self._denied.filled
+        return self.ban is not None or self.allowed.filled or self.denied.filled
 
     def decide_now(self, checks: Sequence[Check], client: str | None) -> Decision | None:
         """The decision, if it needs no I/O; else None."""
@@ -81,6 +91,8 @@ class Engine:
         if not checks and self.ban is None:
             return Decision(True, "allowed", (), (), self.memory.now())
         if self.redis is None:
+            if self.ban is None:
+                return self.memory.decide(checks)
             return self.memory.decide(checks, ban=self.ban, client=identity_key(client or ""))
         if self._leases is not None:
             return self._leases.spend(checks)
@@ -99,24 +111,62 @@ class Engine:
         decision = self.decide_now(checks, client)
         if decision is not None or self.redis is None:
             return decision or self.memory.decide(checks)
+        leases = self._leases
+        if leases is None or not leases.belongs_here():
+            return await self._asked(self.redis, checks, client, instead)
+        coming = leases.coming(checks)
+        if coming is not None:
+            await coming.answered()
+            if coming.failed:
+                return self._without_redis(checks, identity_key(client or ""), instead)
+            decision = leases.spend(checks)
+            if decision is not None:
+                return decision
+        asking = leases.ask(checks, alone=coming is not None)
+        decision = await self._fill(leases, self.redis, asking, checks, client, instead)
+        if decision.refused is not None and not asking.failed:
+            # Units that were on their way to this process are in hand by now.
+            return leases.spend(checks) or decision
+        return decision
+
+    async def _fill(
+        self,
+        leases: Leases,
+        redis: RedisStore,
+        asking: Asking,
+        checks: Sequence[Check],
+        client: str | None,
+        instead: Callable[[], Sequence[Check]] | None,
+    ) -> Decision:
+        """Ask Redis, and keep what comes beyond the costs."""
+        try:
+            decision = await self._asked(redis, checks, client, instead, asking.wants)
+            asking.failed = decision.source in ("fallback", "unavailable")
+            return decision if asking.failed else leases.keep(decision)
+        finally:
+            asking.close()
+
+    async def _asked(
+        self,
+        redis: RedisStore,
+        checks: Sequence[Check],
+        client: str | None,
+        instead: Callable[[], Sequence[Check]] | None,
+        wants: Sequence[int] | None = None,
+    ) -> Decision:
         client_key = identity_key(client or "")
         breaker = self.breaker
         if not breaker.allows():
             return self._without_redis(checks, client_key, instead)
-        wants = self._leases.wants(checks) if self._leases is not None else None
         began = breaker.began()
         try:
-            decision = await self.redis.decide(checks, wants=wants, ban=self.ban, client=client_key)
+            decision = await redis.decide(checks, wants=wants, ban=self.ban, client=client_key)
         except _FAILURES as error:
             breaker.failed(error)
             breaker.tell(began, error)
             return self._without_redis(checks, client_key, instead)
         breaker.succeeded()
         breaker.tell(began)
-        if self._leases is not None:
-            if decision.refused is not None:  # units that were on their way to this process are in hand by now
-                return self._leases.spend(checks) or decision
-            self._leases.keep(decision)
         return decision
 
     def decide_blocking(
@@ -170,11 +220,11 @@ class Engine:
                 await self.redis.link.aclose()
 
     def _listed(self, checks: Sequence[Check], client: str) -> Decision | None:
-        if self._allowed or self._denied:
+        if self.allowed or self.denied:
             names = {client, *(check.names[-2] for check in checks)}
-            if any(name in self._allowed for name in names):
+            if any(name in self.allowed for name in names):
                 return Decision(True, "allowed", (), (), self.memory.now())
-            if any(name in self._denied for name in names):
+            if any(name in self.denied for name in names):
                 return Decision(False, "denied", checks, (), self.memory.now())
         return None
 

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from smriti_scale.errors import ConfigurationError
-from smriti_scale.ratelimit.rules import MICROSECONDS, Check, Decision, Outcome
+from smriti_scale.ratelimit.rules import MICROSECONDS, Check, Decision, Outcome, new_tuple
 
 _log = logging.getLogger("smriti_scale.ratelimit")
 Part: TypeAlias = tuple[Check, int, "str | int | float"]
@@ -47,18 +48,64 @@ class LeasePolicy:
 
 
 class _Lease:
-    __slots__ = ("asked_until", "check", "ends", "remaining", "reset_at", "seen", "stamp", "units")
+    __slots__ = ("asking", "check", "ends", "low", "remaining", "reset_at", "seen", "stamp", "units")
 
     def __init__(self, check: Check, seen: float) -> None:
         self.check = check
         self.seen = seen
         self.units = 0
-        self.asked_until = 0.0
-        """Until when somebody's asking for a batch is under way: those who come meanwhile ask for themselves alone."""
+        self.low = -1
+        """At so many units, more are asked for while the rest are spent."""
+        self.asking: Asking | None = None
+        """The question for a batch that is under way: one at a time."""
         self.ends = 0.0
         self.stamp: str | int | float = 0
         self.remaining = 0
         self.reset_at = 0
+
+
+class Asking:
+    """What one request asks of Redis: its costs, and batches for keys that are hot.
+
+    Attributes:
+        wants: units to ask for, for each check.
+        failed: whether Redis did not answer.
+    """
+
+    __slots__ = ("_answered", "_leases", "_spare", "failed", "wants")
+
+    def __init__(self) -> None:
+        self.wants: list[int] = []
+        self.failed = False
+        self._leases: list[_Lease] = []
+        self._spare = 0
+        self._answered: asyncio.Event | None = None
+
+    def want(self, lease: _Lease, cost: int, batch: int) -> None:
+        """Ask for a batch, which those who come meanwhile may wait for."""
+        self._spare = min(self._spare, batch - cost) if self._leases else batch - cost
+        self._leases.append(lease)
+        lease.asking = self
+
+    def promise(self, cost: int) -> bool:
+        """Whether the batch will do for one more that waits for it."""
+        if self._spare < cost:
+            return False
+        self._spare -= cost
+        return True
+
+    async def answered(self) -> None:
+        """Wait until whoever asks has its answer, or has given up."""
+        if self._answered is None:
+            self._answered = asyncio.Event()
+        await self._answered.wait()
+
+    def close(self) -> None:
+        """The question is answered, or given up."""
+        for lease in self._leases:
+            lease.asking = None
+        if self._answered is not None:
+            self._answered.set()
 
 
 class Leases:
@@ -69,6 +116,7 @@ class Leases:
         monotonic: the time that leases age by.
         now: wall time in microseconds, for decisions.
         give_back: returns units to Redis.
+        fill: puts a question to Redis, keeps what comes, and closes the question.
     """
 
     def __init__(
@@ -78,19 +126,33 @@ class Leases:
         monotonic: Callable[[], float],
         now: Callable[[], int],
         give_back: Callable[[Iterable[Part]], Awaitable[None]],
+        fill: Callable[[Asking, Sequence[Check]], Coroutine[Any, Any, object]],
     ) -> None:
         self._policy = policy
         self._monotonic = monotonic
         self._now = now
         self._give_back = give_back
+        self._fill = fill
         self._held: dict[tuple[str, str], _Lease] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._sweep: asyncio.TimerHandle | None = None
-        self._returning: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def spend(self, checks: Sequence[Check]) -> Decision | None:
         """The decision from units in hand; None if some check has not enough."""
         held = self._held
         moment = self._monotonic()
+        if len(checks) == 1:  # the usual case, without the lists
+            check = checks[0]
+            lease = held.get((check.identity, check.field))
+            if lease is None or lease.units < check.cost or lease.ends <= moment:
+                return None
+            lease.units -= check.cost
+            lease.seen = moment
+            if lease.units <= lease.low and lease.asking is None:
+                self._top_up(lease)
+            outcome = new_tuple(Outcome, (check.cost, lease.remaining + lease.units, lease.reset_at, 0, lease.stamp))
+            return new_tuple(Decision, (True, "lease", checks, (outcome,), self._now(), None, 0.0))
         leases = []
         for check in checks:
             lease = held.get((check.identity, check.field))
@@ -101,38 +163,58 @@ class Leases:
         for check, lease in zip(checks, leases, strict=True):
             lease.units -= check.cost
             lease.seen = moment
+            if lease.units <= lease.low and lease.asking is None:
+                self._top_up(lease)
             outcomes.append(Outcome(check.cost, lease.remaining + lease.units, lease.reset_at, 0, lease.stamp))
         return Decision(True, "lease", checks, outcomes, self._now())
 
-    def wants(self, checks: Sequence[Check]) -> list[int]:
-        """Units to ask for: a lease for keys that were asked about a moment ago, the cost alone for others.
+    def belongs_here(self) -> bool:
+        """Whether the units are this event loop's; synchronous code may decide on another, without leases."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop and (self._loop is None or self._loop.is_closed()):
+            self._loop = loop
+        return self._loop is loop
+
+    def coming(self, checks: Sequence[Check]) -> Asking | None:
+        """A question under way whose batch will do for these as well: to be waited for, then `spend` again."""
+        for check in checks:
+            lease = self._held.get((check.identity, check.field))
+            if lease is not None and lease.asking is not None:
+                return lease.asking if lease.asking.promise(check.cost) else None
+        return None
+
+    def ask(self, checks: Sequence[Check], *, alone: bool = False) -> Asking:
+        """What to ask for: a batch for keys that were asked about a moment ago, the cost alone for others.
 
         One batch at a time is asked for: a burst in which everybody did would use the limit up with what they spare.
+
+        Args:
+            checks: of the request.
+            alone: ask for no batch.
         """
         moment = self._monotonic()
-        wanted = []
+        asking = Asking()
         for check in checks:
             key = (check.identity, check.field)
             lease = self._held.get(key)
-            batch = min(self._policy.size, int(check.rule.burst * self._policy.share))
+            batch = 0
             if lease is None:
                 if len(self._held) < _KEPT:
                     self._held[key] = _Lease(check, moment)
                     self._schedule()
-                batch = 0
-            elif moment - lease.seen > self._policy.ttl or moment < lease.asked_until:
-                batch = 0
-            elif batch > check.cost:
-                lease.asked_until = moment + self._policy.ttl
-            if lease is not None:
+            else:
+                if not alone and lease.asking is None and moment - lease.seen <= self._policy.ttl:
+                    batch = self._batch(check)
+                    if batch > check.cost:
+                        asking.want(lease, check.cost, batch)
                 lease.seen = moment
-            wanted.append(max(check.cost, batch))
-        return wanted
+            asking.wants.append(max(check.cost, batch))
+        return asking
 
-    def keep(self, decision: Decision) -> None:
-        """Hold what was granted beyond the costs; what is held counts as remaining."""
+    def keep(self, decision: Decision) -> Decision:
+        """Hold what was granted beyond the costs; in the decision that comes back, what is held counts as remaining."""
         if not decision.allowed:
-            return
+            return decision
         moment = self._monotonic()
         outcomes = list(decision.outcomes)
         for index, (check, outcome) in enumerate(zip(decision.checks, decision.outcomes, strict=False)):
@@ -144,19 +226,21 @@ class Leases:
                 continue
             if spare <= 0:
                 continue
-            lease.asked_until = 0.0
             if lease.units and (lease.stamp != outcome.stamp or lease.ends <= moment):
                 self._send_back([(lease.check, lease.units, lease.stamp)])
                 lease.units = 0
+            if not lease.units:  # else the end of what is in hand is the end of all
+                lease.ends = moment + self._policy.ttl
+                if check.rule.strategy == "fixed-window":
+                    lease.ends = min(lease.ends, moment + (outcome.reset_at - decision.now) / MICROSECONDS)
             lease.units += spare
             lease.stamp = outcome.stamp
             lease.remaining = outcome.remaining
             lease.reset_at = outcome.reset_at
-            lease.ends = moment + self._policy.ttl
-            if check.rule.strategy == "fixed-window":
-                lease.ends = min(lease.ends, moment + (outcome.reset_at - decision.now) / MICROSECONDS)
+            if check.rule.strategy != "moving-window":  # whose units each go back under a stamp of their own
+                lease.low = self._batch(check) // 4
             outcomes[index] = outcome._replace(remaining=outcome.remaining + lease.units)
-        decision.outcomes = outcomes
+        return decision._replace(outcomes=outcomes)
 
     def forget(self, identity: str) -> None:
         """Drop what is held for a caller whose counters are reset."""
@@ -174,7 +258,9 @@ class Leases:
             self._sweep = None
         parts = [(lease.check, lease.units, lease.stamp) for lease in self._held.values() if lease.units]
         self._held.clear()
-        await asyncio.gather(*self._returning, self._returned(parts))
+        self._send_back(parts)
+        while self._tasks:
+            await asyncio.gather(*self._tasks)
 
     def _schedule(self) -> None:
         if self._sweep is None:
@@ -191,19 +277,33 @@ class Leases:
                 lease.units = 0
             if not lease.units and moment - lease.seen > self._policy.ttl:
                 del self._held[key]
-        if parts:
-            self._send_back(parts)
+        self._send_back(parts)
         if self._held:
             self._schedule()
 
+    def _batch(self, check: Check) -> int:
+        return min(self._policy.size, int(check.rule.burst * self._policy.share))
+
+    def _top_up(self, lease: _Lease) -> None:
+        """Ask for what a full batch lacks, so that on a hot key nobody has to wait."""
+        if self.belongs_here():
+            check = lease.check._replace(cost=0)
+            asking = Asking()
+            asking.want(lease, 0, self._batch(check) - lease.units)
+            asking.wants.append(self._batch(check) - lease.units)
+            self._start(self._fill(asking, (check,)))
+
     def _send_back(self, parts: list[Part]) -> None:
-        task = asyncio.get_running_loop().create_task(self._returned(parts))
-        self._returning.add(task)
-        task.add_done_callback(self._returning.discard)
+        if parts:
+            self._start(self._returned(parts))
+
+    def _start(self, work: Coroutine[Any, Any, object]) -> None:
+        # It outlives the request that it was started in.
+        task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _returned(self, parts: list[Part]) -> None:
-        if not parts:
-            return
         try:
             async with asyncio.timeout(1.0):
                 await self._give_back(parts)

@@ -243,7 +243,13 @@ class RateLimiter(Limiter):
     @property
     def guards_undecorated(self) -> bool:
         """Whether the middleware has anything to enforce: defaults, lists, bans, or routes that yield."""
-        return self._has_generators or self._enforcer.guards_undecorated
+        return (
+            self._has_generators
+            or self._enforcer.has_general_limits
+            or self.allowed.filled
+            or self.denied.filled
+            or self._engine.ban is not None
+        )
 
     def duty_of(self, endpoint: object, method: str) -> RoutePlan | Literal["defaults"] | None:
         """What the middleware checks for an endpoint: the defaults, the plan of a route that yields, or nothing."""

@@ -16,11 +16,10 @@ from smriti_scale.ratelimit.rules import (
     LimitStatus,
     Outcome,
     Source,
+    new_tuple,
     rule_of_field,
     status_of,
 )
-
-_new_outcome = tuple.__new__  # a NamedTuple's own constructor costs twice as much
 
 
 def _wall() -> float:
@@ -76,11 +75,11 @@ class MemoryStore:
         """Charge all checks or none; see `RedisStore.decide`."""
         with self._lock:
             now = int(self._wall() * MICROSECONDS)
+            if ban is None and len(checks) == 1:
+                return self._decide_one(checks, now, source)
             if ban is not None and (caller := self._callers.get(client)) is not None and caller.banned_until > now:
                 until = min(caller.banned_until, now + int(ban.duration * MICROSECONDS))
                 return Decision(False, "banned", checks, (), now, wait=(until - now) / MICROSECONDS)
-            if len(checks) == 1 and ban is None:
-                return self._decide_one(checks, now, source)
             states = []
             refused = None
             for index, check in enumerate(checks):
@@ -132,8 +131,8 @@ class MemoryStore:
             and 0 < cost <= (left := int(rule.amount - known[0]))
         ):  # the usual case of the usual strategy, without its five calls
             known[0] += cost
-            outcome = _new_outcome(Outcome, (cost, left - cost, int(known[1]), 0, 0))
-            return Decision(True, source, checks, (outcome,), now)
+            outcome = new_tuple(Outcome, (cost, left - cost, int(known[1]), 0, 0))
+            return new_tuple(Decision, (True, source, checks, (outcome,), now, None, 0.0))
         algorithm = ALGORITHMS[rule.strategy]
         state = algorithm.roll(known, rule, now)
         remaining = algorithm.available(state, rule, now)
@@ -154,7 +153,7 @@ class MemoryStore:
             wait = algorithm.retry_after(state, rule, now, cost)
             if known is not None and algorithm.ahead(known, rule, now):
                 self._keep(check, state, algorithm.expires_at(state, rule, now), now)
-        outcome = _new_outcome(Outcome, (granted, remaining, algorithm.reset_at(state, rule, now), wait, 0))
+        outcome = new_tuple(Outcome, (granted, remaining, algorithm.reset_at(state, rule, now), wait, 0))
         refused = 0 if granted < 0 and not shadow else None
         return Decision(refused is None, source, checks, (outcome,), now, refused)
 

@@ -10,13 +10,35 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from smriti_scale.errors import ConfigurationError
-from smriti_scale.ratelimit.enforcement import Holder
+from smriti_scale.ratelimit.enforcement import TOLD
 from smriti_scale.ratelimit.exceeded import RateLimitExceeded
 from smriti_scale.ratelimit.limiter import RateLimiter
 from smriti_scale.ratelimit.refusal import answer, refuse_websocket
+from smriti_scale.ratelimit.rules import Decision
 from smriti_scale.routing import resolve_route
 
 _STARTS = ("http.response.start", "websocket.http.response.start")
+
+
+class Told:
+    """The `send` of a limited request: answers leave with the headers of the decision, wherever that was made.
+
+    It stands in the scope, so that the decision finds it past code that copies the scope.
+    """
+
+    __slots__ = ("_limiter", "_send", "decision")
+
+    def __init__(self, limiter: RateLimiter, send: Send) -> None:
+        self._limiter = limiter
+        self._send = send
+        self.decision: Decision | None = None
+
+    def __call__(self, message: Message) -> Awaitable[None]:
+        decision = self.decision
+        if decision is not None and message["type"] in _STARTS and (self._limiter.tells or not decision.allowed):
+            message.setdefault("headers", [])
+            self._limiter.write_headers(MutableHeaders(scope=message), decision)
+        return self._send(message)
 
 
 class RateLimitMiddleware:
@@ -35,39 +57,33 @@ class RateLimitMiddleware:
         self._limiter = limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or Holder.KEY in scope:
+        if scope["type"] not in ("http", "websocket") or TOLD in scope:
             await self.app(scope, receive, send)
             return
         limiter = self._limiter or _limiter_of(scope)
         if not limiter.active:
             await self.app(scope, receive, send)
             return
-        holder = scope[Holder.KEY] = Holder()
-
-        tells = limiter.tells
-
-        def send_with_headers(message: Message) -> Awaitable[None]:  # no coroutine of its own: it has nothing to await
-            if message["type"] in _STARTS:
-                decision = holder.decision
-                if decision is not None and (tells or not decision.allowed):
-                    message.setdefault("headers", [])
-                    limiter.write_headers(MutableHeaders(scope=message), decision)
-            return send(message)
-
+        told = scope[TOLD] = Told(limiter, send)
         if limiter.guards_undecorated:
-            request: HTTPConnection = (
-                Request(scope, receive) if scope["type"] == "http" else WebSocket(scope, receive, send_with_headers)
-            )
-            try:
-                await self._check(limiter, request)
-            except RateLimitExceeded as refusal:
-                if isinstance(request, WebSocket):
-                    await refuse_websocket(request, refusal)
-                else:
-                    response = await answer(request, refusal)
-                    await response(scope, receive, send_with_headers)
-                return
-        await self.app(scope, receive, send_with_headers)
+            await self._guarded(limiter, scope, receive, told)
+        else:
+            await self.app(scope, receive, told)
+
+    async def _guarded(self, limiter: RateLimiter, scope: Scope, receive: Receive, send: Send) -> None:
+        request: HTTPConnection = (
+            Request(scope, receive) if scope["type"] == "http" else WebSocket(scope, receive, send)
+        )
+        try:
+            await self._check(limiter, request)
+        except RateLimitExceeded as refusal:
+            if isinstance(request, WebSocket):
+                await refuse_websocket(request, refusal)
+            else:
+                response = await answer(request, refusal)
+                await response(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
 
     async def _check(self, limiter: RateLimiter, request: HTTPConnection) -> None:
         endpoint = resolve_route(request.scope).endpoint

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("smriti_scale.ratelimit")
 _PLANS = "__rate_limits__"
 _EXEMPT = "__rate_limit_exempt__"
+_KNOWN_CALLERS, _KNOWN_LENGTH = 2048, 128
 NOBODY = "(none)"
 """Whoever the key function has no name for: they share one allowance, so that having no name evades nothing."""
 
@@ -232,10 +233,13 @@ class Prepared:
         prefix: slowapi's key prefix.
     """
 
-    __slots__ = ("_limits", "_prefix", "usable")
+    __slots__ = ("_limits", "_prefix", "key_func", "known", "usable")
 
     usable: bool
     """Whether the checks can be made this way."""
+
+    key_func: Callable[..., Any] | None
+    """The one key function of all the limits, if it takes the request: then a caller's checks are kept."""
 
     def __init__(self, sources: Sequence[LimitSource], *, scope: str, prefix: str) -> None:
         self._prefix = prefix
@@ -246,9 +250,30 @@ class Prepared:
         ]
         fields = [field for _, parts, _ in self._limits for _, field, _ in parts]
         self.usable = len(set(fields)) == len(fields) and all(source.depends_on_caller_only for source in sources)
+        key_funcs = {(source.key_func, source.key_takes_request) for source in sources}
+        alone = key_funcs.pop() if len(key_funcs) == 1 else None
+        self.key_func = alone[0] if alone is not None and alone[1] and self.usable else None
+        self.known: dict[str, tuple[Check, ...]] = {}
+        """The checks of callers that were here before."""
 
-    def checks(self, request: HTTPConnection, keys: dict[Any, str]) -> list[Check]:
+    def checks(self, request: HTTPConnection, keys: dict[Any, str]) -> Sequence[Check]:
         """As `collect`."""
+        key_func = self.key_func
+        if key_func is None:
+            return self._made(request, keys)
+        key = keys.get(key_func)
+        if key is None:
+            key = keys[key_func] = named(key_func, key_func(request))
+        if (known := self.known.get(key)) is not None:
+            return known
+        made = self._made(request, keys)
+        if len(key) <= _KNOWN_LENGTH:
+            if len(self.known) >= _KNOWN_CALLERS:
+                self.known.clear()
+            self.known[key] = made
+        return made
+
+    def _made(self, request: HTTPConnection, keys: dict[Any, str]) -> tuple[Check, ...]:
         checks = []
         prefix = self._prefix
         for source, parts, counted in self._limits:
@@ -257,13 +282,11 @@ class Prepared:
             if key is None:
                 key = keys[key_func] = identity_of(key_func, request, takes_request=source.key_takes_request)
             identity = identity_key(key)
-            names = (prefix, key, counted) if prefix else (key, counted)
+            names: Any = (prefix, key, counted) if prefix else (key, counted)
+            cost: Any = source.cost  # a number, else it would not be usable
             for rule, field, limit in parts:
-                checks.append(_new_check(Check, (rule, identity, field, source.cost, limit.shadow, limit, names)))
-        return checks
-
-
-_new_check = tuple.__new__  # a NamedTuple's own constructor costs twice as much
+                checks.append(Check(rule, identity, field, cost, limit.shadow, limit, names))
+        return tuple(checks)
 
 
 def collect(
@@ -318,7 +341,15 @@ def identity_of(key_func: Callable[..., Any], request: HTTPConnection, *, takes_
     Raises:
         Awaiting: the key function is async.
     """
-    found = key_func(request) if takes_request else key_func()
+    return named(key_func, key_func(request) if takes_request else key_func())
+
+
+def named(key_func: Callable[..., Any], found: object) -> str:
+    """What a key function returned, as an identity.
+
+    Raises:
+        Awaiting: the key function is async.
+    """
     if type(found) is str:
         return found or NOBODY
     if inspect.isawaitable(found):

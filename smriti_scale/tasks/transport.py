@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         def append(self, message: Any, delivery_tag: str) -> None: ...
         def ack(self, delivery_tag: str) -> None: ...
         def reject(self, delivery_tag: str, requeue: bool = False) -> None: ...
+        def restore_unacked(self, client: Any = None) -> None: ...
 
     class _BaseChannel(_Untyped):
         def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None: ...
@@ -102,6 +103,14 @@ class LeasedQoS(_BaseQoS):
         with self.channel.conn_or_acquire(client) as connected:
             self._put_back(tag, connected)
 
+    def restore_unacked(self, client: Any = None) -> None:
+        """Give back all of one's own messages, on closing. Where the connection is gone, their leases end instead."""
+        try:
+            if self._connected:
+                super().restore_unacked(client)
+        finally:
+            self._delivered.clear()
+
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge. Where that fails, the message is let go of: its lease ends, and it is delivered again."""
         try:
@@ -118,11 +127,17 @@ class LeasedQoS(_BaseQoS):
         finally:
             self.let_go(delivery_tag)
 
-    def _require_open(self) -> None:
-        # Acknowledgements wait for the hub's next turn; one that outlives its connection would end the whole worker
-        # with an AttributeError from inside kombu, where a connection error is logged and got over.
+    @property
+    def _connected(self) -> bool:
+        # What is done after the connection has been dropped would end the whole worker with an AttributeError from
+        # inside kombu.
         connection = self.channel.connection
-        if self.channel.closed or connection is None or connection.client is None:
+        return connection is not None and connection.client is not None
+
+    def _require_open(self) -> None:
+        # Acknowledgements wait for the hub's next turn, and may outlive their connection: an error of this kind is
+        # logged and got over.
+        if self.channel.closed or not self._connected:
             raise ConnectionError("the broker's connection is gone; the message will be delivered again")
 
     def let_go(self, delivery_tag: str) -> None:

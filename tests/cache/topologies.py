@@ -98,10 +98,10 @@ async def start_sentinel(made: Servers) -> tuple[str, int]:
 
 
 def cluster_ports(count: int) -> list[int]:
-    """Free ports whose bus ports, by rule 10,000 above, are free too."""
+    """Free ports whose bus ports, by rule 10,000 above, are free too, and below those that connections draw from."""
     found: list[int] = []
     while len(found) < count:
-        port = random.randrange(20_000, 50_000)
+        port = random.randrange(20_000, 22_000)
         if port not in found and is_free(port) and is_free(port + 10_000):
             found.append(port)
     return found

@@ -14,8 +14,9 @@ from fastapi import FastAPI, Request
 from redis.crc import key_slot
 
 from smriti_scale.local.binaries import find_redis_server
-from smriti_scale.local.ports import HOST, free_ports
+from smriti_scale.local.ports import HOST
 from smriti_scale.ratelimit import BanPolicy, LeasePolicy, RateLimiter, setup_rate_limiting
+from tests.cache.topologies import cluster_ports
 from tests.ratelimit.checks import STRATEGIES, Store, check, redis_store
 from tests.ratelimit.serving import statuses
 
@@ -31,8 +32,7 @@ SLOTS = 16_384
 @contextlib.asynccontextmanager
 async def running_cluster(folder: Path) -> AsyncIterator[tuple[str, list[asyncio.subprocess.Process]]]:
     """A cluster without replicas; its URL and processes."""
-    # A node's bus listens 10,000 above its port.
-    ports = free_ports(3)
+    ports = cluster_ports(3)
     binary = str(find_redis_server())
     processes = []
     for port in ports:
@@ -67,12 +67,12 @@ async def running_cluster(folder: Path) -> AsyncIterator[tuple[str, list[asyncio
 
 
 async def answering(client: Any) -> None:
-    for _ in range(300):
-        with contextlib.suppress(redis.ConnectionError):
-            await client.execute_command("PING")
-            return
-        await asyncio.sleep(0.1)
-    raise AssertionError("the node does not answer")
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(redis.ConnectionError):
+                await client.execute_command("PING")
+                return
+            await asyncio.sleep(0.1)
 
 
 def callers_on_different_nodes(prefix: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Iterator
@@ -51,11 +52,11 @@ class Taker:
             app.amqp.queues[queue](self.channel).declare()
             self.channel.basic_consume(queue, no_ack=False, callback=self.messages.append, consumer_tag=queue)
 
-    def ask(self) -> None:
+    def ask(self, channel: Any = None) -> None:
         """Send for the next message, and leave the answer unread, as a process does that dies just then."""
-        client = self.channel.client
-        client.connection = client.connection_pool.get_connection()
-        self.channel._brpop_start()
+        channel = channel or self.channel
+        channel.client.connection = channel.client.connection_pool.get_connection()
+        channel._brpop_start()
 
     def take(self) -> Any:
         for _ in range(3):  # a look, perhaps a doorbell, another look
@@ -183,6 +184,31 @@ async def test_an_acknowledgement_after_the_connection_is_gone_is_a_connection_e
     taker.close()
     with pytest.raises(ConnectionError, match="delivered again"):
         message.ack()
+    await app.aclose()
+
+
+async def test_a_dead_connection_can_be_closed_a_second_time_as_celery_does(own_redis: Any) -> None:
+    server = await own_redis()
+    app = make_celery("closing", server.uri, queues=("default", "other"))
+
+    @app.task(name="job")
+    def job() -> None: ...
+
+    await publish(job)
+    taker = Taker(app)
+    assert taker.take() is not None
+    second = taker.connection.channel()
+    second.basic_consume("other", no_ack=False, callback=print, consumer_tag="second")
+    with redis.Redis.from_url(server.uri) as client:
+        client.flushall()  # nothing that a doorbell could answer
+    for channel in (taker.channel, second):  # both wait, and fail at the first attempt to close them
+        channel._nothing_there = True
+        taker.ask(channel)
+    await server.kill()
+    with contextlib.suppress(Exception):
+        taker.connection.collect(socket_timeout=1)
+    with contextlib.suppress(*taker.connection.connection_errors):
+        taker.connection.close()  # ended the whole worker with an AttributeError
     await app.aclose()
 
 
