@@ -31,26 +31,26 @@ Listener = Callable[[Event], None]
 class Events:
     """Hands events to listeners. False when nobody listens, so that emitting can be skipped: `if events: …`."""
 
-    __slots__ = ("_listeners",)
+    __slots__ = ("listeners",)
 
     def __init__(self, *listeners: Listener) -> None:
-        self._listeners: tuple[Listener, ...] = listeners
+        self.listeners: tuple[Listener, ...] = listeners
 
     def __bool__(self) -> bool:
-        return bool(self._listeners)
+        return bool(self.listeners)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Add a listener; call what is returned to remove it again."""
-        self._listeners = (*self._listeners, listener)
+        self.listeners = (*self.listeners, listener)
 
         def unsubscribe() -> None:
-            self._listeners = tuple(kept for kept in self._listeners if kept is not listener)
+            self.listeners = tuple(kept for kept in self.listeners if kept is not listener)
 
         return unsubscribe
 
     def emit(self, event: Event) -> None:
         """Give the event to every listener. One that raises is logged and harms neither caller nor the others."""
-        for listener in self._listeners:
+        for listener in self.listeners:
             try:
                 listener(event)
             except Exception:  # noqa: BLE001 - a listener's fault must not become the request's

@@ -40,7 +40,7 @@ def guard(function: Callable[P, R], plan: RoutePlan) -> Callable[P, R]:
         return function  # type: ignore[return-value]  # R is the generator
 
     def request_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> HTTPConnection:
-        found = kwargs.get(name, args[index] if len(args) > index else None)
+        found = args[index] if len(args) > index and name not in kwargs else kwargs.get(name)
         if not isinstance(found, _REQUESTS):
             raise ConfigurationError(f"parameter `{name}` must be an instance of starlette.requests.Request")
         return found
@@ -60,9 +60,11 @@ def guard(function: Callable[P, R], plan: RoutePlan) -> Callable[P, R]:
 
         @functools.wraps(function)
         async def awaited(*args: P.args, **kwargs: P.kwargs) -> Any:
-            if not limiter.active:
+            if not (limiter.enabled and limiter._auto_check):  # `active`, spelled out on the hot path
                 return await function(*args, **kwargs)
-            request = request_in(args, kwargs)
+            request: Any = args[index] if len(args) > index else None
+            if not isinstance(request, _REQUESTS):
+                request = request_in(args, kwargs)
             try:
                 decision = limiter.check_now(request, plan) or await limiter.check(request, plan)
             except RateLimitExceeded as refusal:

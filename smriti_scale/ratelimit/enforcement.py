@@ -23,7 +23,7 @@ KeyStyle = Literal["route", "endpoint", "url"]
 _log = logging.getLogger("smriti_scale.ratelimit")
 _REASONS: dict[str, Reason] = {"banned": "banned", "denied": "denied", "unavailable": "unavailable"}
 TOLD = "smriti_scale.ratelimit"
-"""Where a request's scope has what is to be told the decision (the middleware's `Told`)."""
+"""Where a request's scope has the middleware's list, for the decision that its answer is to tell."""
 
 _PASS = Decision(True, "allowed", (), (), 0)
 _UNPREPARED = Prepared([], scope="", prefix="")
@@ -42,6 +42,7 @@ class Enforcer:
         key_style: what a limit without a scope of its own counts.
         prefix: slowapi's key prefix.
         swallow_errors: let a request pass when a key function or the like raises.
+        tells: whether answers to admitted requests have headers about limits; those to refused ones always have.
         events: where events go.
     """
 
@@ -57,6 +58,7 @@ class Enforcer:
         key_style: KeyStyle,
         prefix: str,
         swallow_errors: bool,
+        tells: bool,
         events: Events,
     ) -> None:
         self._engine = engine
@@ -69,6 +71,7 @@ class Enforcer:
         self._key_style = key_style
         self._prefix = prefix
         self._swallow_errors = swallow_errors
+        self._tells = tells
         self._events = events
         self._prepared: dict[str, Prepared] = {}
         self._quick = None if swallow_errors else engine.quick
@@ -82,23 +85,23 @@ class Enforcer:
         Raises:
             RateLimitExceeded: refused.
         """
-        if not self._engine.immediate:
+        quick = self._quick
+        if quick is None and not self._engine.immediate:
             return None
         keys: dict[Any, str] = {}
-        prepared = plan.prepared if plan is not None else self._prepared.get(scope)
         try:
             if (  # the usual case in few steps: a caller that was here before, on a route whose limits ask no more
-                self._quick is not None
-                and prepared is not None
-                and prepared.key_func is not None
+                quick is not None
+                and (prepared := plan.prepared if plan is not None else self._prepared.get(scope)) is not None
+                and (key_func := prepared.key_func) is not None
                 and not (self._filters or self._allowed.filled or self._denied.filled)
             ):
-                found = prepared.key_func(request)
+                found = key_func(request)
                 known = prepared.known.get(found) if type(found) is str else None
                 if known is not None:
-                    quick = self._quick(known)
-                    return self._settle(request, quick) if quick is not None else None
-                keys[prepared.key_func] = named(prepared.key_func, found)
+                    decided = quick(known)
+                    return self._settle(request, decided) if decided is not None else None
+                keys[key_func] = named(key_func, found)
             checks, client, _ = self._collect(request, plan, scope, keys)
         except Awaiting as waiting:
             waiting.close()
@@ -210,14 +213,12 @@ class Enforcer:
     def _settle(self, request: HTTPConnection, decision: Decision) -> Decision:
         """Leave the decision where headers and handlers find it, report it, and raise if it refuses."""
         scope = request.scope
-        told = scope.get(TOLD)
-        if told is not None:
-            told.decision = decision
-        state = scope.get("state")
-        if state is None:
-            state = scope["state"] = {}
-        state["view_rate_limit"] = Checked(decision) if decision.outcomes else None
-        if self._events:
+        if (self._tells or not decision.allowed) and TOLD in scope:
+            scope[TOLD].append(decision)
+        if "state" not in scope:
+            scope["state"] = {}
+        scope["state"]["view_rate_limit"] = Checked(decision) if decision.outcomes else None
+        if self._events.listeners:
             self._emit(request, decision)
         if decision.allowed:
             return decision

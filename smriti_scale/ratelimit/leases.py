@@ -38,7 +38,7 @@ class LeasePolicy:
         ttl: seconds after which unspent units go back.
     """
 
-    size: int = 50
+    size: int = 200
     share: float = 0.05
     ttl: float = 1.0
 

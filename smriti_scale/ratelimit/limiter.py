@@ -215,6 +215,7 @@ class RateLimiter(Limiter):
             key_style=key_style,
             prefix=own_prefix,
             swallow_errors=self._swallow_errors,
+            tells=self._headers_enabled or ietf_headers,
             events=self.events,
         )
         storage = BlockingStorage(self._engine, self.reset)
@@ -229,11 +230,6 @@ class RateLimiter(Limiter):
     def active(self) -> bool:
         """Whether requests are checked at all."""
         return self.enabled and self._auto_check
-
-    @property
-    def tells(self) -> bool:
-        """Whether answers to admitted requests have headers about limits."""
-        return self._headers_enabled or self._ietf
 
     @property
     def breaker(self) -> CircuitBreaker:

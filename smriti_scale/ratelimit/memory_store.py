@@ -22,11 +22,6 @@ from smriti_scale.ratelimit.rules import (
 )
 
 
-def _wall() -> float:
-    # Looked up at each call, so that a test that freezes `time.time` freezes limits too.
-    return time.time()
-
-
 class _Caller:
     """All that is counted for one caller."""
 
@@ -55,14 +50,16 @@ class MemoryStore:
         self._callers: dict[str, _Caller] = {}
         self._sweep_at = min(max_callers, 1024)
         self._lock = threading.Lock()
-        self._wall: Callable[[], float] = clock.time if clock else _wall
+        # `time.time` is looked up at each call, so that a test that freezes it freezes limits too.
+        self._wall: Callable[[], float] | None = clock.time if clock else None
 
     def __len__(self) -> int:
         return len(self._callers)
 
     def now(self) -> int:
         """Microseconds since the epoch."""
-        return int(self._wall() * MICROSECONDS)
+        wall = self._wall
+        return int((wall() if wall is not None else time.time()) * MICROSECONDS)
 
     def decide(
         self,
@@ -73,10 +70,23 @@ class MemoryStore:
         source: Source = "memory",
     ) -> Decision:
         """Charge all checks or none; see `RedisStore.decide`."""
+        wall = self._wall
         with self._lock:
-            now = int(self._wall() * MICROSECONDS)
+            now = int((wall() if wall is not None else time.time()) * MICROSECONDS)
             if ban is None and len(checks) == 1:
-                return self._decide_one(checks, now, source)
+                rule, identity, field, cost, _, _, _ = checks[0]
+                caller = self._callers.get(identity)
+                known = caller.states.get(field) if caller is not None else None
+                if (
+                    known is not None
+                    and rule.strategy == "fixed-window"
+                    and now < (ends := known[1]) <= now + rule.window
+                    and 0 < cost <= (left := rule.amount - known[0])
+                ):  # the usual case of the usual strategy, without its calls
+                    known[0] += cost
+                    outcome = new_tuple(Outcome, (cost, left - cost, ends, 0, 0))
+                    return new_tuple(Decision, (True, source, checks, (outcome,), now, None, 0.0))
+                return self._decide_one(checks, known, now, source)
             if ban is not None and (caller := self._callers.get(client)) is not None and caller.banned_until > now:
                 until = min(caller.banned_until, now + int(ban.duration * MICROSECONDS))
                 return Decision(False, "banned", checks, (), now, wait=(until - now) / MICROSECONDS)
@@ -118,21 +128,10 @@ class MemoryStore:
                 self._strike(client, ban, now)
             return Decision(refused is None, source, checks, outcomes, now, refused)
 
-    def _decide_one(self, checks: Sequence[Check], now: int, source: Source) -> Decision:
-        """What `decide` does, for the usual single limit."""
+    def _decide_one(self, checks: Sequence[Check], known: State | None, now: int, source: Source) -> Decision:
+        """What `decide` does, for a single limit."""
         check = checks[0]
-        rule, identity, field, cost, shadow, _, _ = check
-        caller = self._callers.get(identity)
-        known = caller.states.get(field) if caller is not None else None
-        if (
-            known is not None
-            and rule.strategy == "fixed-window"
-            and now < known[1] <= now + rule.window
-            and 0 < cost <= (left := int(rule.amount - known[0]))
-        ):  # the usual case of the usual strategy, without its five calls
-            known[0] += cost
-            outcome = new_tuple(Outcome, (cost, left - cost, int(known[1]), 0, 0))
-            return new_tuple(Decision, (True, source, checks, (outcome,), now, None, 0.0))
+        rule, _, _, cost, shadow, _, _ = check
         algorithm = ALGORITHMS[rule.strategy]
         state = algorithm.roll(known, rule, now)
         remaining = algorithm.available(state, rule, now)

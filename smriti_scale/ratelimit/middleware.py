@@ -20,27 +20,6 @@ from smriti_scale.routing import resolve_route
 _STARTS = ("http.response.start", "websocket.http.response.start")
 
 
-class Told:
-    """The `send` of a limited request: answers leave with the headers of the decision, wherever that was made.
-
-    It stands in the scope, so that the decision finds it past code that copies the scope.
-    """
-
-    __slots__ = ("_limiter", "_send", "decision")
-
-    def __init__(self, limiter: RateLimiter, send: Send) -> None:
-        self._limiter = limiter
-        self._send = send
-        self.decision: Decision | None = None
-
-    def __call__(self, message: Message) -> Awaitable[None]:
-        decision = self.decision
-        if decision is not None and message["type"] in _STARTS and (self._limiter.tells or not decision.allowed):
-            message.setdefault("headers", [])
-            self._limiter.write_headers(MutableHeaders(scope=message), decision)
-        return self._send(message)
-
-
 class RateLimitMiddleware:
     """Enforces default and application limits on routes without a decorator, by route template.
 
@@ -57,18 +36,29 @@ class RateLimitMiddleware:
         self._limiter = limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or TOLD in scope:
+        kind = scope["type"]
+        if (kind != "http" and kind != "websocket") or TOLD in scope:
             await self.app(scope, receive, send)
             return
         limiter = self._limiter or _limiter_of(scope)
-        if not limiter.active:
+        if not (limiter.enabled and limiter._auto_check):  # `active`, spelled out on the hot path
             await self.app(scope, receive, send)
             return
-        told = scope[TOLD] = Told(limiter, send)
+        # It stands in the scope, so that the decision finds it past code that copies the scope; it must not refer to
+        # `send`, which often refers to the scope: each request would leave a cycle to the garbage collector.
+        told: list[Decision] = []
+        scope[TOLD] = told
+
+        def send_with_headers(message: Message) -> Awaitable[None]:  # no coroutine of its own: it has nothing to await
+            if told and message["type"] in _STARTS:
+                message.setdefault("headers", [])
+                limiter.write_headers(MutableHeaders(scope=message), told[-1])
+            return send(message)
+
         if limiter.guards_undecorated:
-            await self._guarded(limiter, scope, receive, told)
+            await self._guarded(limiter, scope, receive, send_with_headers)
         else:
-            await self.app(scope, receive, told)
+            await self.app(scope, receive, send_with_headers)
 
     async def _guarded(self, limiter: RateLimiter, scope: Scope, receive: Receive, send: Send) -> None:
         request: HTTPConnection = (
