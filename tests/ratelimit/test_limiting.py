@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -8,7 +10,13 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from smriti_scale.ratelimit import RateLimiter, RateLimitExceeded, client_address, setup_rate_limiting
+from smriti_scale.ratelimit import (
+    RateLimiter,
+    RateLimitExceeded,
+    RateLimitMiddleware,
+    client_address,
+    setup_rate_limiting,
+)
 from tests.ratelimit.serving import client_of, handshake, statuses
 
 
@@ -98,3 +106,38 @@ async def test_websocket_handshakes_are_refused_before_they_are_accepted() -> No
     ]
     start, *_ = await handshake(app, "/talk", denial=True)
     assert (start["type"], start["status"]) == ("websocket.http.response.start", 429)
+
+
+async def test_a_request_leaves_no_cycle_to_the_garbage_collector() -> None:
+    limiter = RateLimiter(client_address(), default_limits=["100/hour"], headers_enabled=True)
+
+    class Server:
+        """As servers are: `send` belongs to what also holds the scope."""
+
+        def __init__(self) -> None:
+            self.scope: dict[str, Any] = {
+                "type": "http",
+                "method": "GET",
+                "path": "/nowhere",
+                "raw_path": b"/nowhere",
+                "headers": [],
+                "query_string": b"",
+                "client": ("198.51.100.7", 1),
+                "state": {},
+            }
+
+        async def receive(self) -> Any:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(self, message: Any) -> None: ...
+
+    gc.disable()
+    try:
+        server = Server()
+        await RateLimitMiddleware(PlainTextResponse("x"), limiter)(server.scope, server.receive, server.send)
+        assert server.scope["state"]["view_rate_limit"] is not None
+        gone = weakref.ref(server)
+        del server
+        assert gone() is None
+    finally:
+        gc.enable()
