@@ -11,8 +11,9 @@ Here retries go on until `write_timeout`, under the same transaction number, so 
 too where a step-down in the midst of a write comes back as the write's own error, which drivers do not retry; only of
 a bulk write (`insert_many`, `bulk_write`) such an error is left among the others in its `BulkWriteError`.
 
-Where it is asked for, each session also writes the request's id into its commands' `comment`, for the server's log and
-profiler: a session is the one thing that sees every command on its way out, whatever made it.
+A session is the one thing that sees every command on its way out and every answer on its way in, whatever made it. So
+sessions also tell how far each node has come and that a write was done, and where it is asked for they write the
+request's id into the `comment` of commands, for the server's log and profiler.
 
 What is overridden the drivers do not document. `check_driver` refuses a driver that lacks it.
 """
@@ -22,7 +23,7 @@ from __future__ import annotations
 import inspect
 import sys
 import time
-from types import MethodType
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from motor.motor_asyncio import AsyncIOMotorClient
@@ -36,6 +37,7 @@ from pymongo.synchronous.client_session import ClientSession
 from smriti_scale.context import request_id
 from smriti_scale.errors import ConfigurationError, DatabaseUnavailable
 from smriti_scale.mongo.causal_scope import CausalScope, advance
+from smriti_scale.mongo.replicas import Address
 
 Document = dict[str, Any]
 
@@ -45,6 +47,23 @@ STEPPED_DOWN = frozenset({91, 189, 10107, 11600, 11602, 13435})
 _POSITIONAL = ("func", "session", "bulk", "operation")
 _COMMENTED = frozenset(
     {"find", "aggregate", "count", "distinct", "insert", "update", "delete", "findAndModify", "bulkWrite", "getMore"}
+)
+_WRITES = frozenset(
+    {
+        "insert",
+        "update",
+        "delete",
+        "findAndModify",
+        "bulkWrite",
+        "commitTransaction",
+        "create",
+        "createIndexes",
+        "collMod",
+        "drop",
+        "dropIndexes",
+        "dropDatabase",
+        "renameCollection",
+    }
 )
 _COMMENTS_SINCE = 9
 """The wire version of MongoDB 4.4, where every command takes a comment."""
@@ -60,6 +79,16 @@ class Owner(Protocol):
 
     def scope(self) -> CausalScope:
         """The scope that the current context is in."""
+        ...
+
+    def heard(self, reply: Mapping[str, Any], address: Address | None, *, wrote: bool) -> None:
+        """The node there has answered a command; None where that is not known.
+
+        Args:
+            reply: its answer, of whatever kind.
+            address: the node.
+            wrote: whether the command was a write.
+        """
         ...
 
     def unavailable(self, error: ConnectionFailure) -> DatabaseUnavailable:
@@ -83,6 +112,7 @@ def check_driver() -> None:
             (base, "_start_session", "implicit"),
             (base, "_get_bound_session", "self"),
             (session, "_apply_to", "command"),
+            (session, "_process_response", "reply"),
             (base, "_retry_internal", "func"),
             (retryable, "_is_not_eligible_for_retry", "self"),
             (retryable, "_write", "self"),
@@ -185,19 +215,78 @@ def _name(command: Any, conn: Any) -> None:
         command["comment"] = named
 
 
-class _CommentingAsyncSession(_AsyncSession):  # type: ignore[misc] # a class of the driver
-    def _apply_to(self, command: Any, is_retryable: bool, read_preference: Any, conn: Any) -> None:
-        super()._apply_to(command, is_retryable, read_preference, conn)
+def _writes(command: Any, name: str) -> bool:
+    if name == "aggregate":
+        pipeline = command.get("pipeline")
+        return bool(pipeline) and ("$merge" in pipeline[-1] or "$out" in pipeline[-1])
+    return name in _WRITES
+
+
+def _note(session: Any, command: Any, conn: Any) -> None:
+    """Remember to which node a command goes, and whether it writes."""
+    session.sent = (conn.address, _writes(command, next(iter(command))))
+    if session._client.owner.commenting:
         _name(command, conn)
 
 
-def _apply_commented(session: Any, command: Any, is_retryable: bool, read_preference: Any, conn: Any) -> None:
-    _SyncSession._apply_to(session, command, is_retryable, read_preference, conn)
-    _name(command, conn)
+def _tell(session: Any, reply: Any) -> None:
+    address, wrote = session.sent
+    session._client.owner.heard(reply, address, wrote=wrote)
 
 
-class _CommentingSession(_SyncSession):  # type: ignore[misc] # a class of the driver
-    _apply_to = _apply_commented
+class _HeardAsyncSession(_AsyncSession):  # type: ignore[misc] # a class of the driver
+    """A command's own session: it tells what the node that the command went to has answered.
+
+    Listeners to the driver's events would be told as much, at twice the cost of all else that is done here.
+    """
+
+    sent: tuple[Address | None, bool] = (None, False)
+
+    def _apply_to(self, command: Any, is_retryable: bool, read_preference: Any, conn: Any) -> None:
+        super()._apply_to(command, is_retryable, read_preference, conn)
+        _note(self, command, conn)
+
+    def _process_response(self, reply: Any) -> None:
+        super()._process_response(reply)
+        _tell(self, reply)
+
+
+class _HeardSession(_SyncSession):  # type: ignore[misc] # a class of the driver
+    """See `_HeardAsyncSession`. The driver's layout of a session admits no class that both could share."""
+
+    sent: tuple[Address | None, bool] = (None, False)
+
+    def _apply_to(self, command: Any, is_retryable: bool, read_preference: Any, conn: Any) -> None:
+        super()._apply_to(command, is_retryable, read_preference, conn)
+        _note(self, command, conn)
+
+    def _process_response(self, reply: Any) -> None:
+        super()._process_response(reply)
+        _tell(self, reply)
+
+
+def _listen(session: Any) -> None:
+    """The same for a session that its user has started, and may use for commands that run at once.
+
+    So an answer tells nothing of a node, and once the session has written, all its answers count as a write's. The
+    methods are put on the session: Motor looks for the driver's very class before it wraps one.
+    """
+    owner: Owner = session._client.owner
+    apply_to, process_response = session._apply_to, session._process_response
+    wrote = False
+
+    def applied(command: Any, is_retryable: bool, read_preference: Any, conn: Any) -> None:
+        nonlocal wrote
+        apply_to(command, is_retryable, read_preference, conn)
+        wrote = wrote or _writes(command, next(iter(command)))
+        if owner.commenting:
+            _name(command, conn)
+
+    def processed(reply: Any) -> None:
+        process_response(reply)
+        owner.heard(reply, None, wrote=wrote)
+
+    session._apply_to, session._process_response = applied, processed
 
 
 class CausalAsyncMongoClient(AsyncMongoClient[Document]):
@@ -216,8 +305,10 @@ class CausalAsyncMongoClient(AsyncMongoClient[Document]):
 
     def _start_session(self, implicit: bool, **options: Any) -> Any:
         session: Any = super()._start_session(implicit, **options)
-        if self.owner.commenting:
-            session.__class__ = _CommentingAsyncSession  # the driver has no way to be told of another class
+        if implicit:
+            session.__class__ = _HeardAsyncSession  # the driver has no way to be told of another class
+        else:
+            _listen(session)
         return session
 
     async def _retry_internal(self, *args: Any, **kwargs: Any) -> Any:
@@ -246,10 +337,10 @@ class CausalMongoClient(MongoClient[Document]):
 
     def _start_session(self, implicit: bool, **options: Any) -> Any:
         session: Any = super()._start_session(implicit, **options)
-        if self.owner.commenting and implicit:
-            session.__class__ = _CommentingSession
-        elif self.owner.commenting:  # Motor looks for the very class before it wraps one for its user
-            session._apply_to = MethodType(_apply_commented, session)
+        if implicit:
+            session.__class__ = _HeardSession
+        else:
+            _listen(session)
         return session
 
     def _retry_internal(self, *args: Any, **kwargs: Any) -> Any:

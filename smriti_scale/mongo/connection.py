@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import logging
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -28,8 +28,9 @@ from smriti_scale.errors import DatabaseUnavailable, InvalidCausalToken
 from smriti_scale.events import CausalWait, Event, Events, PoolExhausted, ReadFellBackToPrimary
 from smriti_scale.mongo.causal_driver import CausalAsyncMongoClient, CausalMotorClient, Owner
 from smriti_scale.mongo.causal_scope import CausalScope
+from smriti_scale.mongo.causal_token import packed
 from smriti_scale.mongo.client_options import ClientOptions
-from smriti_scale.mongo.driver_events import CommandWatch, TopologyWatch
+from smriti_scale.mongo.driver_events import TopologyWatch
 from smriti_scale.mongo.replicas import (
     PRIMARY,
     PROBING,
@@ -106,7 +107,6 @@ class Connection:
         arguments = options.for_driver(parsed)
         listeners = [
             *arguments.pop("event_listeners", ()),
-            CommandWatch(self.replicas, scope),
             TopologyWatch(self.replicas, self._emit),
         ]
         self.client: Any = (
@@ -269,6 +269,16 @@ class Connection:
             return []
         eligible = self.read_preference.eligible(selection)
         return [node for node in eligible.server_descriptions if node.server_type == SERVER_TYPE.RSSecondary]
+
+    def heard(self, reply: Mapping[str, Any], address: Address | None, *, wrote: bool) -> None:
+        """A node has answered a command: so far it has come, and a write moves the caller's scope."""
+        moment = reply.get("operationTime")
+        if moment is None or reply.get("ok") != 1:
+            return
+        if address is not None:
+            self.replicas.saw(address, packed(moment))
+        if wrote:
+            self.scope().note_write(moment, reply.get("$clusterTime"))
 
     def unavailable(self, error: ConnectionFailure) -> DatabaseUnavailable:
         """The error to raise in place of the driver's."""

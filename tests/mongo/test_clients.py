@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pytest
 import pytest_asyncio
+from pymongo.errors import BulkWriteError, OperationFailure
 
 from smriti_scale import context
 from smriti_scale.errors import ConfigurationError, DatabaseUnavailable
@@ -54,6 +55,38 @@ async def test_every_kind_of_read_sees_every_kind_of_write(mongo: MongoClients) 
     assert await mongo.read.copies.find_one({"_id": 3}) == {"_id": 3, "n": 5}
     await posts.delete_one({"_id": 3})
     assert await read.find_one({"_id": 3}) is None
+
+
+async def test_a_session_of_the_users_own_moves_the_position_when_it_has_written(mongo: MongoClients) -> None:
+    async with mongo.consistent() as scope:
+        started = mongo.client().start_session()
+        async with await started if asyncio.iscoroutine(started) else started as session:
+            await mongo.read.posts.find_one({"_id": 1}, session=session)
+            assert not scope.wrote
+            await mongo.write.posts.insert_one({"_id": 1}, session=session)
+            assert scope.wrote
+            at = scope.at
+            # Two at once: whichever answer comes first, the write's position is taken.
+            await asyncio.gather(
+                mongo.write.posts.find_one({"_id": 1}, session=session),
+                mongo.write.posts.count_documents({}, session=session),
+                mongo.write.posts.update_one({"_id": 1}, {"$set": {"n": 1}}, session=session),
+            )
+            assert scope.at > at
+        assert await mongo.read.posts.find_one({"_id": 1}) == {"_id": 1, "n": 1}
+
+
+async def test_a_write_that_the_server_refuses_moves_nothing_but_one_of_many_does(mongo: MongoClients) -> None:
+    async with mongo.consistent() as scope:
+        with pytest.raises(OperationFailure):
+            await mongo.write.command({"insert": "posts", "documents": []})
+        assert not scope.wrote
+        await mongo.write.posts.insert_one({"_id": 1})
+        at = scope.at
+        with pytest.raises(BulkWriteError):
+            await mongo.write.posts.insert_many([{"_id": 2}, {"_id": 1}, {"_id": 3}])
+        assert scope.at > at
+        assert await mongo.read.posts.count_documents({}) == 2
 
 
 async def test_writes_at_once_are_all_done_and_all_seen(mongo: MongoClients) -> None:
