@@ -173,7 +173,7 @@ async def verify_upload(
     closing = getattr(pieces, "aclose", None)
     if closing is not None:
         await closing()
-    content_type = sniff(head)
+    content_type = sniff(head[:HEAD_SIZE])
     if content_types is not None and content_type not in content_types:
         await store.delete(key)
         raise UnacceptableContent(content_type, allowed=content_types)

@@ -117,11 +117,13 @@ class CloudinaryStore:
                     "X-Unique-Upload-Id": upload_id,
                     "Content-Range": f"bytes {start}-{start + len(piece) - 1}/{total}",
                 }
-            answer = await self._upload(kind, public_id, piece, headers)
+            answer, attempt = await self._upload(kind, public_id, piece, headers)
             if not following:
                 break
             start, piece = start + len(piece), following
-        if answer.get("existing"):
+        # After a try whose answer was lost, what is there may be our own.
+        ours = attempt > 1 and answer.get("etag") == digest.hexdigest()
+        if answer.get("existing") and not ours:
             raise ObjectExists(f"{key!r} is taken; stores do not overwrite")
         if answer.get("bytes") not in (None, stream.size) or answer.get("etag", "") not in ("", digest.hexdigest()):
             await self.delete(key)
@@ -248,7 +250,10 @@ class CloudinaryStore:
     def _hash(self, text: str) -> Any:
         return hashlib.new(self._algorithm, text.encode(), usedforsecurity=False)
 
-    async def _upload(self, kind: str, public_id: str, piece: bytes, headers: Mapping[str, str]) -> Mapping[str, Any]:
+    async def _upload(
+        self, kind: str, public_id: str, piece: bytes, headers: Mapping[str, str]
+    ) -> tuple[Mapping[str, Any], int]:
+        """The answer to one piece, and at which try it came."""
         fields = {"public_id": public_id, "type": self._type, "overwrite": "false"}
         url = f"{self._api}/{kind}/upload"
         # Cloudinary takes a piece twice (same upload id, same range) without harm, and a whole file with
@@ -263,10 +268,7 @@ class CloudinaryStore:
         response, attempt = await self._transfer.send(call, operation="put")
         if response.status_code != 200:
             raise self._refused(response, public_id, "put")
-        answer: dict[str, Any] = response.json()
-        if attempt > 1 and answer.get("etag") == hashlib.md5(piece, usedforsecurity=False).hexdigest():
-            answer.pop("existing", None)  # it is our own, from the try whose answer was lost
-        return answer
+        return response.json(), attempt
 
     def _refused(self, response: httpx.Response, key: str, operation: str) -> StorageError:
         if response.status_code == 404:

@@ -33,6 +33,8 @@ class CloudinarySink:
     largest_body: int = 0
     failures: list[int] = field(default_factory=list)
     """Statuses to answer the next requests with, in place of doing them."""
+    losing: list[int] = field(default_factory=list)
+    """Numbers of the uploads that are done, but whose answers are lost."""
     damage: bool = False
     """Whether stored bytes are changed on the way."""
 
@@ -82,6 +84,7 @@ class CloudinarySink:
 
     async def upload(self, request: Request) -> Response:
         self.requests.append("upload")
+        number = self.requests.count("upload")
         body = await request.body()
         self.largest_body = max(self.largest_body, len(body))
         if self.failures:
@@ -111,6 +114,8 @@ class CloudinarySink:
         if not existing or fields.get("overwrite") != "false":
             self.assets[place] = data[:-1] + b"?" if self.damage else data
         stored = self.assets[place]
+        if number in self.losing:
+            return self.error(502, "the answer was lost")
         return JSONResponse(
             {
                 "public_id": place[2],

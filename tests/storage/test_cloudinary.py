@@ -8,6 +8,7 @@ import pytest
 from smriti_scale.errors import (
     ChecksumMismatch,
     ConfigurationError,
+    ObjectExists,
     ObjectNotFound,
     StorageError,
     StorageUnavailable,
@@ -49,6 +50,22 @@ async def test_trouble_is_tried_again_and_told_when_it_does_not_end(
     cloudinary_sink.failures = [503] * 4
     with pytest.raises(StorageUnavailable, match="cloudinary: put failed 4 times"):
         await cloudinary_store.put("b.png", PNG)
+
+
+@pytest.mark.parametrize(("data", "last"), [(PNG, 1), (BIG, 3)], ids=["one piece", "three pieces"])
+async def test_an_upload_whose_answer_was_lost_is_known_as_ones_own(
+    data: bytes, last: int, cloudinary_sink: CloudinarySink, cloudinary_store: CloudinaryStore
+) -> None:
+    cloudinary_store._transfer = Transfer("cloudinary", cloudinary_store._transfer.client, backoff=0.001)
+    cloudinary_sink.losing = [last]
+    stored = await cloudinary_store.put("a.png", data)
+    assert stored.size == len(data)
+    assert cloudinary_sink.requests.count("upload") == last + 1
+    with pytest.raises(ObjectExists):
+        await cloudinary_store.put("a.png", data)
+    cloudinary_sink.losing = [last + 3]
+    with pytest.raises(ObjectExists):  # somebody else's, though an answer was lost
+        await cloudinary_store.put("a.png", PNG + b"another")
 
 
 async def test_pictures_are_delivered_through_transformations(cloudinary_store: CloudinaryStore) -> None:
