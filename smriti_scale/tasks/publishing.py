@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from celery import Task
 
     from smriti_scale.tasks.app import ScaleCelery
-    from smriti_scale.tasks.wire import Kind
+    from smriti_scale.tasks.wire import Kind, Line
 
 _MAX_WAITING = 10_000
 _BATCH = 64
@@ -172,6 +172,7 @@ class Publisher:
         self._thread: threading.Thread | None = None
         self._pid = 0
         self._wire = Wire()
+        self._broker: Line
         self._lines: dict[tuple[asyncio.AbstractEventLoop, float], collections.deque[tuple[float, _Job]]] = {}
         self._breaker = CircuitBreaker("the task broker", reset_after=0.5, reset_max=10.0, events=app.scale_events)
 
@@ -225,6 +226,15 @@ class Publisher:
             self._thread.start()
 
     def _serve(self, jobs: queue.SimpleQueue[_Job | None]) -> None:
+        from smriti_scale.tasks.wire import Line
+
+        self._broker = Line(self._app)
+        try:
+            self._work(jobs)
+        finally:
+            self._broker.close()
+
+    def _work(self, jobs: queue.SimpleQueue[_Job | None]) -> None:
         while (job := jobs.get()) is not None:
             batch = [job]
             ended = False
@@ -268,10 +278,8 @@ class Publisher:
         """In one round trip; when that fails, one by one, with kombu's retries and under the same ids."""
         if not waiting:
             return
-        pool: Any = self._app.producer_pool
         try:
-            with pool.acquire(block=True) as producer:
-                self._wire.send(producer.channel, [(job.kind, job.message) for job in waiting if job.kind is not None])
+            self._broker.send([(job.kind, job.message) for job in waiting if job.kind is not None])
         except Exception as error:  # noqa: BLE001 - part of it may have been sent; the ids stay the same
             _log.info("publishing %d tasks together failed, now one by one: %r", len(waiting), error)
             for at, job in enumerate(waiting):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import binascii
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ _VARIABLE = frozenset({"queue", "priority", "task_id", "headers"})
 _NO_CALLBACKS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _NO_CALLBACKS_JSON = json.dumps(_NO_CALLBACKS).encode()
 _REPR_SIZE = 1024
+_QUIET = 1.0
+"""Seconds without a message after which a connection is not trusted any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,27 +160,58 @@ class Wire:
             kind = task.name, options.get("queue"), options.get("priority")
             self._kinds[kind] = _kind(real, queue, message, fixed)
 
-    @staticmethod
-    def send(channel: Any, messages: Sequence[tuple[Kind, bytes]]) -> None:
-        """Put messages into their queues, in order and in one round trip. Raises what redis raises."""
+
+class Line:
+    """A connection to the broker, kept from one batch to the next: to take one anew costs as much as to send by it.
+
+    What it computes, the event loop waits for; so messages go past redis-py's pipeline as well. Of one thread.
+
+    Args:
+        app: whose broker it is.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._pool: Any = None
+        self._connection: Any = None
+        self._key: Callable[[str], str] = str
+        self._used_at = 0.0
+
+    def send(self, messages: Sequence[tuple[Kind, bytes]]) -> None:
+        """Put messages into their queues, in order and in one round trip. Raises what redis and kombu raise."""
+        connection = self._ready()
         lists: dict[str, list[bytes]] = {}
         bells: dict[str, int] = {}
         for kind, message in messages:
             lists.setdefault(kind.list_key, []).append(message)
             bells[kind.bell_key] = bells.get(kind.bell_key, 0) + 1
-        commands = [("LPUSH", channel.key(key), *together) for key, together in lists.items()]
-        commands += [("LPUSH", channel.key(key), *["1"] * count) for key, count in bells.items()]
-        # Without redis-py's pipeline: what it computes, the event loop waits for.
-        connection = channel.pool.get_connection()
+        commands = [("LPUSH", self._key(key), *together) for key, together in lists.items()]
+        commands += [("LPUSH", self._key(key), *["1"] * count) for key, count in bells.items()]
         try:
-            connection.send_packed_command(connection.pack_commands(commands))
+            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
             for _ in commands:
                 connection.read_response()
         except BaseException:
             connection.disconnect()  # answers may still be on their way
+            self.close()
             raise
-        finally:
-            channel.pool.release(connection)
+        self._used_at = time.monotonic()
+
+    def close(self) -> None:
+        """Give the connection back; the next batch takes one anew."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._pool.release(connection)
+
+    def _ready(self) -> Any:
+        if self._connection is not None and time.monotonic() - self._used_at > _QUIET:
+            self.close()  # meanwhile the server may have closed it: who takes it from the pool looks
+        if self._connection is None:
+            with self._app.producer_pool.acquire(block=True) as producer:
+                channel = producer.channel
+                self._key, self._pool = channel.key, channel.pool
+                self._connection = self._pool.get_connection()
+        return self._connection
 
 
 def _is_plain(options: Mapping[str, Any]) -> bool:

@@ -220,6 +220,34 @@ async def test_a_dead_broker_is_an_error_soon_and_then_at_once(own_redis: Any, r
     await app.aclose()
 
 
+@pytest.mark.parametrize("quiet", [0.0, 1.2], ids=["at once", "after a while"])
+async def test_connections_that_the_broker_closed_lose_and_double_nothing(
+    quiet: float, own_redis: Any, redis_prefix: str
+) -> None:
+    server: LocalRedis = await own_redis()
+    app = make(server.uri, redis_prefix)
+    async with redis.asyncio.from_url(server.uri) as client:
+        sent = [await publish(app.tasks["job"]) for _ in range(3)]
+        for _ in range(3):
+            await client.client_kill_filter(_type="normal", skipme=True)
+            await asyncio.sleep(quiet)
+            sent.append(await publish(app.tasks["job"]))
+            sent += await asyncio.gather(*(publish(app.tasks["job"]) for _ in range(5)))
+        found = await client.lrange(f"{redis_prefix}default\x06\x163", 0, -1)
+    assert sorted(orjson.loads(message)["headers"]["id"] for message in found) == sorted(sent)
+    await app.aclose()
+
+
+async def test_publishing_needs_one_connection_of_a_pool_of_one(redis_url: str, redis_prefix: str) -> None:
+    app = make(redis_url, redis_prefix)
+    app.conf.broker_pool_limit = 1
+    async with asyncio.timeout(10):
+        for _ in range(2):  # a task that is known goes by the kept connection, a delayed one Celery's way
+            await publish(app.tasks["job"])
+            await publish(app.tasks["job"], delivery=Delivery(countdown=60))
+    await app.aclose()
+
+
 async def test_a_broker_that_never_answers_costs_the_deadline_and_no_more(own_redis: Any, redis_prefix: str) -> None:
     server: LocalRedis = await own_redis()
     app = make(server.uri, redis_prefix)
