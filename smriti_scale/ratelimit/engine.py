@@ -160,7 +160,8 @@ class Engine:
             return self._without_redis(checks, client_key, instead)
         began = breaker.began()
         try:
-            decision = await redis.decide(checks, wants=wants, ban=self.ban, client=client_key)
+            ban = self.ban if client is not None else None
+            decision = await redis.decide(checks, wants=wants, ban=ban, client=client_key)
         except _FAILURES as error:
             breaker.failed(error)
             breaker.tell(began, error)

@@ -173,6 +173,8 @@ class Leases:
         loop = asyncio.get_running_loop()
         if self._loop is not loop and (self._loop is None or self._loop.is_closed()):
             self._loop = loop
+            for lease in self._held.values():
+                lease.asking = None  # what a loop that is closed asked for does not come
         return self._loop is loop
 
     def coming(self, checks: Sequence[Check]) -> Asking | None:
