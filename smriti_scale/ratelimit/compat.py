@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from limits import RateLimitItem
@@ -14,15 +14,19 @@ from smriti_scale.ratelimit.headers import reported
 from smriti_scale.ratelimit.rules import MICROSECONDS, Check, Decision, Strategy, identity_key, make_rule, rule_of_field
 
 
-class Checked(Sequence[Any]):
-    """`request.state.view_rate_limit`: slowapi's pair of limit and key parts, with the decision beside it."""
+class Checked(tuple[Any, ...]):
+    """`request.state.view_rate_limit`: slowapi's pair of limit and key parts, with the decision beside it.
 
-    __slots__ = ("decision",)
+    Made for every request, looked into for few: it holds the decision alone, and becomes the pair when it is read.
+    """
 
-    def __init__(self, decision: Decision) -> None:
-        self.decision = decision
+    __slots__ = ()
 
     @property
+    def decision(self) -> Decision:
+        """What the pair comes from."""
+        return tuple.__getitem__(self, 0)  # type: ignore[no-any-return]
+
     def _pair(self) -> tuple[RateLimitItem, list[str]]:
         told = reported(self.decision)
         if told is None:
@@ -32,8 +36,11 @@ class Checked(Sequence[Any]):
     def __len__(self) -> int:
         return 2
 
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._pair())
+
     def __getitem__(self, index: Any) -> Any:
-        return self._pair[index]
+        return self._pair()[index]
 
 
 class BlockingStorage:

@@ -15,7 +15,7 @@ from smriti_scale.ratelimit.compat import Checked
 from smriti_scale.ratelimit.engine import Engine
 from smriti_scale.ratelimit.exceeded import PLACEHOLDER, RateLimitExceeded, Reason
 from smriti_scale.ratelimit.plans import Awaiting, LimitSource, Prepared, RoutePlan, collect, identity_of, named
-from smriti_scale.ratelimit.rules import Check, Decision
+from smriti_scale.ratelimit.rules import Check, Decision, new_tuple
 from smriti_scale.routing import resolve_route
 
 KeyStyle = Literal["route", "endpoint", "url"]
@@ -217,7 +217,7 @@ class Enforcer:
             scope[TOLD].append(decision)
         if "state" not in scope:
             scope["state"] = {}
-        scope["state"]["view_rate_limit"] = Checked(decision) if decision.outcomes else None
+        scope["state"]["view_rate_limit"] = new_tuple(Checked, (decision,)) if decision.outcomes else None
         if self._events.listeners:
             self._emit(request, decision)
         if decision.allowed:

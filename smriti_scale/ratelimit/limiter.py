@@ -178,7 +178,6 @@ class RateLimiter(Limiter):
             reset=self._header_mapping[HEADERS.RESET],
             retry_after=self._header_mapping[HEADERS.RETRY_AFTER],
         )
-        self._has_generators = False
         self._names_taken: dict[str, int] = {}
         self._duties: dict[tuple[object, str], RoutePlan | Literal["defaults"] | None] = {}
         options = storage_options or {}
@@ -218,6 +217,7 @@ class RateLimiter(Limiter):
             tells=self._headers_enabled or ietf_headers,
             events=self.events,
         )
+        self._guards = self._enforcer.has_general_limits or ban is not None
         storage = BlockingStorage(self._engine, self.reset)
         self._storage = storage  # type: ignore[assignment]  # the part of it that slowapi uses
         self._limiter = BlockingStrategy(self._engine, storage, self._counting)
@@ -239,13 +239,7 @@ class RateLimiter(Limiter):
     @property
     def guards_undecorated(self) -> bool:
         """Whether the middleware has anything to enforce: defaults, lists, bans, or routes that yield."""
-        return (
-            self._has_generators
-            or self._enforcer.has_general_limits
-            or self.allowed.filled
-            or self.denied.filled
-            or self._engine.ban is not None
-        )
+        return self._guards or self.allowed.filled or self.denied.filled
 
     def duty_of(self, endpoint: object, method: str) -> RoutePlan | Literal["defaults"] | None:
         """What the middleware checks for an endpoint: the defaults, the plan of a route that yields, or nothing."""
@@ -449,7 +443,7 @@ class RateLimiter(Limiter):
             if plan is None:
                 plan = RoutePlan(self, self._free_name(name_of(function)))
                 guarded = guard(function, plan)
-                self._has_generators |= plan.by_middleware
+                self._guards |= plan.by_middleware
                 attach_plan(guarded, plan)
             plan.sources.append(source)
             plan.prepared = None
