@@ -171,6 +171,8 @@ class Publisher:
         self._lock = threading.Lock()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._serving = False
+        """Whether the thread runs; asking the thread itself costs as much as all else that `send` looks at."""
         self._pid = 0
         self._wire = Wire()
         self._broker: Line
@@ -189,7 +191,7 @@ class Publisher:
 
         A plain function, and no id is made here: what runs here is what publishing costs the loop.
         """
-        if self._thread is None or self._pid != os.getpid() or not self._thread.is_alive():
+        if not self._serving or self._pid != os.getpid():
             self._start()
         jobs = self._jobs
         if jobs.qsize() >= _MAX_WAITING:
@@ -217,14 +219,14 @@ class Publisher:
 
     def _start(self) -> None:
         with self._lock:
-            if self._thread is not None and self._pid == os.getpid() and self._thread.is_alive():
+            if self._serving and self._pid == os.getpid():
                 return
-            self._pid = os.getpid()
             self._jobs = queue.SimpleQueue()
             self._thread = threading.Thread(
                 target=self._serve, args=(self._jobs,), name="smriti-scale-publisher", daemon=True
             )
             self._thread.start()
+            self._pid, self._serving = os.getpid(), True
 
     def _serve(self, jobs: queue.SimpleQueue[_Job | None]) -> None:
         from smriti_scale.tasks.wire import Line
@@ -233,6 +235,8 @@ class Publisher:
         try:
             self._work(jobs)
         finally:
+            if self._jobs is jobs:
+                self._serving = False
             self._broker.close()
 
     def _work(self, jobs: queue.SimpleQueue[_Job | None]) -> None:

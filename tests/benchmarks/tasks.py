@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from rich.console import Console
 from rich.table import Table
@@ -45,14 +46,21 @@ async def main() -> None:
 
 
 async def loop_time(job: Any) -> Table:
-    """CPU and wall time the loop's own thread spends for one publish."""
+    """What the loop spends for one publish.
+
+    Busy is the time inside the loop's callbacks, in which it can do nothing else: that is the figure asked for. The
+    thread's CPU time counts the kernel's part too, which lets an idle loop fall asleep and wakes it: a mere
+    `asyncio.sleep` costs as much of it. Blocked is the longest pause of another coroutine meanwhile, so it counts what
+    the publishing thread holds the interpreter for.
+    """
     machine = await measure()
     table = Table(
         "publish",
+        "loop busy µs",
+        "",
         "loop CPU µs",
         "loop blocked µs p50",
         "worst µs",
-        "",
         title="Loop time of a publish",
         caption=str(machine),
     )
@@ -69,22 +77,49 @@ async def loop_time(job: Any) -> Table:
     async def floor(n: int) -> None:
         await asyncio.to_thread(int, n)
 
+    async def sleep(n: int) -> None:
+        await asyncio.sleep(0.0003)
+
     calls = (
+        ("floor: asyncio.sleep", sleep),
         ("floor: a thread and back", floor),
         ("task.delay()", delay),
         ("to_thread(task.delay)", in_thread),
         ("await publish()", ours),
     )
     for name, call in calls:
+        busy = await busy_each(call)
         cpu = await cpu_each(call)
         blocked = await blocked_each(call)
-        mark = "" if name != "await publish()" else machine.verdict(cpu, LOOP_BUDGET)
-        table.add_row(name, f"{cpu:.0f}", f"{statistics.median(blocked):.0f}", f"{max(blocked):.0f}", mark)
+        mark = "" if name != "await publish()" else machine.verdict(busy, LOOP_BUDGET)
+        figures = (f"{busy:.0f}", mark, f"{cpu:.0f}", f"{statistics.median(blocked):.0f}", f"{max(blocked):.0f}")
+        table.add_row(name, *figures)
     began = time.thread_time()
     await asyncio.gather(*(publish(job, n) for n in range(AT_ONCE)))
     cpu = (time.thread_time() - began) / AT_ONCE * 1e6
-    table.add_row(f"{AT_ONCE} × publish() at once", f"{cpu:.0f}", "", "", machine.verdict(cpu, LOOP_BUDGET))
+    table.add_row(f"{AT_ONCE} × publish() at once", "", machine.verdict(cpu, LOOP_BUDGET), f"{cpu:.0f}", "", "")
     return table
+
+
+async def busy_each(call: Callable[[int], Awaitable[None]]) -> float:
+    """Time inside the loop's callbacks for one call, the middle of many; what an idle loop waits is not in it."""
+    busy = 0.0
+    run = asyncio.Handle._run  # type: ignore[attr-defined]  # every callback and every step of a task goes through it
+
+    def timed(handle: asyncio.Handle) -> None:
+        nonlocal busy
+        began = time.perf_counter()
+        run(handle)
+        busy += time.perf_counter() - began
+
+    taken = []
+    with mock.patch.object(asyncio.Handle, "_run", timed):
+        for n in range(CALLS):
+            busy = 0.0
+            await call(n)
+            await asyncio.sleep(0)  # the step that the call ended in is over now, and counted
+            taken.append(busy * 1e6)
+    return statistics.median(taken)
 
 
 async def cpu_each(call: Callable[[int], Awaitable[None]]) -> float:
