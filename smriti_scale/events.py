@@ -29,7 +29,11 @@ Listener = Callable[[Event], None]
 
 
 class Events:
-    """Hands events to listeners. False when nobody listens, so that emitting can be skipped: `if events: …`."""
+    """Hands events to listeners. False when nobody listens, so that emitting can be skipped: `if events: …`.
+
+    Attributes:
+        listeners: who is told, in this order.
+    """
 
     __slots__ = ("listeners",)
 

@@ -126,14 +126,10 @@ def check_driver() -> None:
 
 
 if TYPE_CHECKING:
-    _AsyncSession: Any = object
-    _SyncSession: Any = object
     _AsyncRetryable: Any = object
     _SyncRetryable: Any = object
     _MotorClient = AsyncIOMotorClient[Document]
 else:
-    _AsyncSession = AsyncClientSession
-    _SyncSession = ClientSession
     _AsyncRetryable = asynchronous._ClientConnectionRetryable
     _SyncRetryable = synchronous._ClientConnectionRetryable
     _MotorClient = AsyncIOMotorClient
@@ -215,54 +211,39 @@ def _name(command: Any, conn: Any) -> None:
         command["comment"] = named
 
 
-def _writes(command: Any, name: str) -> bool:
+def _writes(command: Any) -> bool:
+    name = next(iter(command))
     if name == "aggregate":
         pipeline = command.get("pipeline")
         return bool(pipeline) and ("$merge" in pipeline[-1] or "$out" in pipeline[-1])
     return name in _WRITES
 
 
-def _note(session: Any, command: Any, conn: Any) -> None:
-    """Remember to which node a command goes, and whether it writes."""
-    session.sent = (conn.address, _writes(command, next(iter(command))))
-    if session._client.owner.commenting:
-        _name(command, conn)
-
-
-def _tell(session: Any, reply: Any) -> None:
-    address, wrote = session.sent
-    session._client.owner.heard(reply, address, wrote=wrote)
-
-
-class _HeardAsyncSession(_AsyncSession):  # type: ignore[misc] # a class of the driver
-    """A command's own session: it tells what the node that the command went to has answered.
+def _heard(base: Any) -> Any:
+    """A command's own session, of the driver's class: it tells what the node that the command went to has answered.
 
     Listeners to the driver's events would be told as much, at twice the cost of all else that is done here.
     """
 
-    sent: tuple[Address | None, bool] = (None, False)
+    class Heard(base):  # type: ignore[misc] # a class of the driver
+        sent: tuple[Address | None, bool] = (None, False)
+        """To which node the last command went, and whether it writes."""
 
-    def _apply_to(self, command: Any, is_retryable: bool, read_preference: Any, conn: Any) -> None:
-        super()._apply_to(command, is_retryable, read_preference, conn)
-        _note(self, command, conn)
+        def _apply_to(self, command: Any, is_retryable: bool, read_preference: Any, conn: Any) -> None:
+            super()._apply_to(command, is_retryable, read_preference, conn)
+            self.sent = (conn.address, _writes(command))
+            if self._client.owner.commenting:
+                _name(command, conn)
 
-    def _process_response(self, reply: Any) -> None:
-        super()._process_response(reply)
-        _tell(self, reply)
+        def _process_response(self, reply: Any) -> None:
+            super()._process_response(reply)
+            address, wrote = self.sent
+            self._client.owner.heard(reply, address, wrote=wrote)
+
+    return Heard
 
 
-class _HeardSession(_SyncSession):  # type: ignore[misc] # a class of the driver
-    """See `_HeardAsyncSession`. The driver's layout of a session admits no class that both could share."""
-
-    sent: tuple[Address | None, bool] = (None, False)
-
-    def _apply_to(self, command: Any, is_retryable: bool, read_preference: Any, conn: Any) -> None:
-        super()._apply_to(command, is_retryable, read_preference, conn)
-        _note(self, command, conn)
-
-    def _process_response(self, reply: Any) -> None:
-        super()._process_response(reply)
-        _tell(self, reply)
+_HeardAsyncSession, _HeardSession = _heard(AsyncClientSession), _heard(ClientSession)
 
 
 def _listen(session: Any) -> None:
@@ -278,7 +259,7 @@ def _listen(session: Any) -> None:
     def applied(command: Any, is_retryable: bool, read_preference: Any, conn: Any) -> None:
         nonlocal wrote
         apply_to(command, is_retryable, read_preference, conn)
-        wrote = wrote or _writes(command, next(iter(command)))
+        wrote = wrote or _writes(command)
         if owner.commenting:
             _name(command, conn)
 

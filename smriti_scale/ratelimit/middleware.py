@@ -55,7 +55,7 @@ class RateLimitMiddleware:
                 limiter.write_headers(MutableHeaders(scope=message), told[-1])
             return send(message)
 
-        if limiter._guards or limiter.allowed.filled or limiter.denied.filled:  # `guards_undecorated`, spelled out
+        if limiter.guards_undecorated:
             await self._guarded(limiter, scope, receive, send_with_headers)
         else:
             await self.app(scope, receive, send_with_headers)
