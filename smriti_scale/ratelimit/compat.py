@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from limits import RateLimitItem
@@ -10,37 +10,7 @@ from limits.strategies import RateLimiter as LimitsStrategy
 from limits.util import WindowStats
 
 from smriti_scale.ratelimit.engine import Engine
-from smriti_scale.ratelimit.headers import reported
 from smriti_scale.ratelimit.rules import MICROSECONDS, Check, Decision, Strategy, identity_key, make_rule, rule_of_field
-
-
-class Checked(tuple[Any, ...]):
-    """`request.state.view_rate_limit`: slowapi's pair of limit and key parts, with the decision beside it.
-
-    Made for every request, looked into for few: it holds the decision alone, and becomes the pair when it is read.
-    """
-
-    __slots__ = ()
-
-    @property
-    def decision(self) -> Decision:
-        """What the pair comes from."""
-        return tuple.__getitem__(self, 0)  # type: ignore[no-any-return]
-
-    def _pair(self) -> tuple[RateLimitItem, list[str]]:
-        told = reported(self.decision)
-        if told is None:
-            raise IndexError("the decision counted nothing")
-        return told[0].rule.item, list(told[0].names)
-
-    def __len__(self) -> int:
-        return 2
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._pair())
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._pair()[index]
 
 
 class BlockingStorage:

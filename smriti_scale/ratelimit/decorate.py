@@ -13,11 +13,11 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from smriti_scale.errors import ConfigurationError
+from smriti_scale.ratelimit.checked import Checked
 from smriti_scale.ratelimit.enforcement import TOLD
 from smriti_scale.ratelimit.exceeded import RateLimitExceeded
 from smriti_scale.ratelimit.plans import RoutePlan
 from smriti_scale.ratelimit.refusal import refuse_websocket
-from smriti_scale.ratelimit.rules import Decision
 
 _REQUESTS = (Request, WebSocket)  # a union here would be built anew for every request
 
@@ -45,7 +45,7 @@ def guard(function: Callable[P, R], plan: RoutePlan) -> Callable[P, R]:
             raise ConfigurationError(f"parameter `{name}` must be an instance of starlette.requests.Request")
         return found
 
-    def finish(request: HTTPConnection, response: object, kwargs: dict[str, Any], decision: Decision) -> None:
+    def finish(request: HTTPConnection, response: object, kwargs: dict[str, Any], checked: Checked) -> None:
         if TOLD in request.scope:
             return  # the middleware tells it, whatever the response is
         if not isinstance(response, Response):
@@ -54,7 +54,7 @@ def guard(function: Callable[P, R], plan: RoutePlan) -> Callable[P, R]:
             response = kwargs["response"]
             if not isinstance(response, Response):
                 raise ConfigurationError("parameter `response` must be an instance of starlette.responses.Response")
-        limiter.write_headers(response.headers, decision)
+        limiter.write_headers(response.headers, checked.decision)
 
     if is_async_callable(function):
 
@@ -66,14 +66,16 @@ def guard(function: Callable[P, R], plan: RoutePlan) -> Callable[P, R]:
             if not isinstance(request, _REQUESTS):
                 request = request_in(args, kwargs)
             try:
-                decision = limiter.check_now(request, plan) or await limiter.check(request, plan)
+                checked = limiter.check_now(request, plan)
+                if checked is None:
+                    checked = await limiter.check(request, plan)
             except RateLimitExceeded as refusal:
                 if isinstance(request, WebSocket):
                     return await refuse_websocket(request, refusal)
                 raise
             response = await function(*args, **kwargs)
             if limiter._headers_enabled:
-                finish(request, response, kwargs, decision)
+                finish(request, response, kwargs, checked)
             return response
 
         return cast("Callable[P, R]", awaited)
@@ -83,10 +85,10 @@ def guard(function: Callable[P, R], plan: RoutePlan) -> Callable[P, R]:
         if not limiter.active:
             return function(*args, **kwargs)
         request = request_in(args, kwargs)
-        decision = limiter.check_blocking(request, plan)
+        checked = limiter.check_blocking(request, plan)
         response = function(*args, **kwargs)
         if limiter._headers_enabled:
-            finish(request, response, kwargs, decision)
+            finish(request, response, kwargs, checked)
         return response
 
     return called

@@ -11,7 +11,7 @@ from starlette.requests import HTTPConnection
 
 from smriti_scale.errors import ConfigurationError
 from smriti_scale.events import Event, Events, LimitAllowed, LimitExceeded, LimitFellBack, LimitShadowExceeded
-from smriti_scale.ratelimit.compat import Checked
+from smriti_scale.ratelimit.checked import Checked
 from smriti_scale.ratelimit.engine import Engine
 from smriti_scale.ratelimit.exceeded import PLACEHOLDER, RateLimitExceeded, Reason
 from smriti_scale.ratelimit.plans import Awaiting, LimitSource, Prepared, RoutePlan, collect, identity_of, named
@@ -74,34 +74,49 @@ class Enforcer:
         self._tells = tells
         self._events = events
         self._prepared: dict[str, Prepared] = {}
-        self._quick = None if swallow_errors else engine.quick
+        self._metered = engine.metered and not swallow_errors
         self._allowed, self._denied = engine.allowed, engine.denied
         self.has_general_limits = bool(application or defaults)
         """Whether there are limits of the application, or defaults."""
 
-    def check_now(self, request: HTTPConnection, plan: RoutePlan | None, *, scope: str = "") -> Decision | None:
+    def check_now(self, request: HTTPConnection, plan: RoutePlan | None, *, scope: str = "") -> Checked | None:
         """As `check`, where no I/O is needed; None where it is.
 
         Raises:
             RateLimitExceeded: refused.
         """
-        quick = self._quick
-        if quick is None and not self._engine.immediate:
-            return None
-        keys: dict[Any, str] = {}
+        prepared = plan.prepared if plan is not None else self._prepared.get(scope)
+        if (  # the usual case in few steps: a caller that was here before, on a route whose limits ask no more
+            prepared is None
+            or (key_func := prepared.metered_by) is None
+            or self._filters
+            or self._allowed.filled
+            or self._denied.filled
+        ):
+            return self._check_now(request, plan, scope, {}) if self._engine.immediate else None
+        found = key_func(request)
+        meter = prepared.meters.get(found) if type(found) is str else None
+        if meter is None:
+            return self._check_now(request, plan, scope, {key_func: found})
+        read = meter()
+        if type(read) is not Checked:
+            return self._settle(request, read) if read is not None else None
+        within = request.scope
+        if "state" in within:
+            within["state"]["view_rate_limit"] = read
+        else:
+            within["state"] = {"view_rate_limit": read}
+        if self._tells and TOLD in within:
+            within[TOLD].append(read)
+        if self._events.listeners:
+            self._emit(request, read.decision)
+        return read
+
+    def _check_now(
+        self, request: HTTPConnection, plan: RoutePlan | None, scope: str, found: dict[Any, object]
+    ) -> Checked | None:
         try:
-            if (  # the usual case in few steps: a caller that was here before, on a route whose limits ask no more
-                quick is not None
-                and (prepared := plan.prepared if plan is not None else self._prepared.get(scope)) is not None
-                and (key_func := prepared.key_func) is not None
-                and not (self._filters or self._allowed.filled or self._denied.filled)
-            ):
-                found = key_func(request)
-                known = prepared.known.get(found) if type(found) is str else None
-                if known is not None:
-                    decided = quick(known)
-                    return self._settle(request, decided) if decided is not None else None
-                keys[key_func] = named(key_func, found)
+            keys = {key_func: named(key_func, key) for key_func, key in found.items()}
             checks, client, _ = self._collect(request, plan, scope, keys)
         except Awaiting as waiting:
             waiting.close()
@@ -109,7 +124,7 @@ class Enforcer:
         decision = self._engine.decide_now(checks, client) if checks or client is not None else _PASS
         return self._settle(request, decision) if decision is not None else None
 
-    async def check(self, request: HTTPConnection, plan: RoutePlan | None, *, scope: str = "") -> Decision:
+    async def check(self, request: HTTPConnection, plan: RoutePlan | None, *, scope: str = "") -> Checked:
         """Charge a request with its limits: a decorated function's plan, or the defaults for `scope`.
 
         Raises:
@@ -129,7 +144,7 @@ class Enforcer:
             decision = await self._engine.decide(checks, client, self._replacing(request, route, keys))
         return self._settle(request, decision)
 
-    def check_blocking(self, request: HTTPConnection, plan: RoutePlan | None, *, scope: str = "") -> Decision:
+    def check_blocking(self, request: HTTPConnection, plan: RoutePlan | None, *, scope: str = "") -> Checked:
         """As `check`, for code that cannot await.
 
         Raises:
@@ -198,7 +213,8 @@ class Enforcer:
         if self._key_style == "url":
             return _UNPREPARED  # every URL would be prepared by itself
         counted = plan.name if plan is not None else scope
-        prepared = Prepared(self._sources(plan), scope=counted, prefix=self._prefix)
+        meter = self._engine.meter if self._metered else None
+        prepared = Prepared(self._sources(plan), scope=counted, prefix=self._prefix, meter=meter)
         if plan is not None:
             plan.prepared = prepared
         else:
@@ -210,18 +226,17 @@ class Enforcer:
             return None
         return lambda: collect(self._fallbacks, request, scope=route, prefix=self._prefix, keys=keys)
 
-    def _settle(self, request: HTTPConnection, decision: Decision) -> Decision:
+    def _settle(self, request: HTTPConnection, decision: Decision) -> Checked:
         """Leave the decision where headers and handlers find it, report it, and raise if it refuses."""
         scope = request.scope
+        checked = new_tuple(Checked, (decision,))
         if (self._tells or not decision.allowed) and TOLD in scope:
-            scope[TOLD].append(decision)
-        if "state" not in scope:
-            scope["state"] = {}
-        scope["state"]["view_rate_limit"] = new_tuple(Checked, (decision,)) if decision.outcomes else None
+            scope[TOLD].append(checked)
+        scope.setdefault("state", {})["view_rate_limit"] = checked if decision.outcomes else None
         if self._events.listeners:
             self._emit(request, decision)
         if decision.allowed:
-            return decision
+            return checked
         reason = _REASONS.get(decision.source, "limit")
         check = decision.checks[decision.refused] if decision.refused is not None else None
         check = check or next(iter(decision.checks), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 from anyio import from_thread, to_thread
@@ -13,6 +14,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from smriti_scale.breaker import CircuitBreaker
 from smriti_scale.clock import SYSTEM_CLOCK, Clock
 from smriti_scale.errors import DeadlineExceeded
+from smriti_scale.ratelimit.checked import Meter
 from smriti_scale.ratelimit.identity import IdentityList
 from smriti_scale.ratelimit.leases import Asking, LeasePolicy, Leases
 from smriti_scale.ratelimit.memory_store import MemoryStore
@@ -75,14 +77,16 @@ class Engine:
             )
         self.immediate = redis is None or self._leases is not None
         """Whether decisions are made without I/O, at least as a rule."""
-        self.quick: Callable[[Sequence[Check]], Decision | None] | None = None
-        """Decides without I/O, where nothing depends on who the client is; None from it where I/O is needed."""
-        if ban is None and self.immediate:
-            self.quick = self._leases.spend if self._leases is not None else memory.decide
+        self.metered = ban is None and self.immediate
+        """Whether there are meters: where nothing depends on who the client is, and I/O is not the rule."""
 
     def needs_client(self) -> bool:
         """Whether a decision also depends on who the client is by the limiter's own key function."""
         return self.ban is not None or self.allowed.filled or self.denied.filled
+
+    def meter(self, checks: Sequence[Check]) -> Meter:
+        """What decides about the same checks again and again, where `metered`."""
+        return self.memory.meter(checks) if self._leases is None else partial(self._leases.spend, checks)
 
     def decide_now(self, checks: Sequence[Check], client: str | None) -> Decision | None:
         """The decision, if it needs no I/O; else None."""

@@ -18,7 +18,7 @@ from smriti_scale.ratelimit.rules import Decision
 Reason = Literal["limit", "banned", "denied", "unavailable"]
 Body = Literal["json", "problem"]
 
-_STATUS: dict[Reason, int] = {"limit": 429, "banned": 429, "denied": 403, "unavailable": 503}
+STATUS: dict[Reason, int] = {"limit": 429, "banned": 429, "denied": 403, "unavailable": 503}
 _TEXT: dict[Reason, str] = {
     "limit": "Rate limit exceeded",
     "banned": "Too many refused requests",
@@ -47,7 +47,7 @@ class RateLimitExceeded(ScaleError, SlowapiRateLimitExceeded):
         self.decision = decision
         # Rounded up: a client that comes back when told must not be refused again.
         self.retry_after = max(1, math.ceil(decision.retry_after)) if decision is not None else 1
-        self.status_code = _STATUS[reason]
+        self.status_code = STATUS[reason]
         self.headers = None if reason == "denied" else {"Retry-After": str(self.retry_after)}
         if reason != "limit":
             self.detail = _TEXT[reason]

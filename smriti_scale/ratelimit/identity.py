@@ -22,6 +22,7 @@ Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 MAX_HEADER = 8192
 MAX_HOPS = 64
+_KNOWN_HOSTS = 8192
 UNKNOWN = "unknown"
 
 
@@ -72,10 +73,17 @@ def client_address(
     wanted = header.lower().encode("latin-1")
     read_hops = _forwarded_hops if wanted == b"forwarded" else _list_hops
 
-    @lru_cache(maxsize=8192)
+    names: dict[str, str] = {}
+
     def shown(host: str) -> str:
-        address = _parse(host)
-        return host if address is None else _show(address, ipv4_prefix, ipv6_prefix)
+        name = names.get(host)
+        if name is None:
+            address = _parse(host)
+            name = host if address is None else _show(address, ipv4_prefix, ipv6_prefix)
+            if len(names) >= _KNOWN_HOSTS:
+                names.clear()
+            names[host] = name
+        return name
 
     @lru_cache(maxsize=1024)
     def is_trusted(host: str) -> bool:
@@ -83,10 +91,15 @@ def client_address(
         # A server on a Unix socket has no peer address: only a proxy can be there.
         return host == UNKNOWN if address is None else any(address in network for network in trusted)
 
+    def peer_of(request: Request) -> str:
+        peer = request.scope.get("client")
+        host = peer[0] if peer and peer[0] else UNKNOWN
+        return names.get(host) or shown(host)  # the usual case without a call
+
     def address_of(request: Request) -> str:
         peer = request.scope.get("client")
         host = peer[0] if peer and peer[0] else UNKNOWN
-        if not trusted or not is_trusted(host):
+        if not is_trusted(host):
             return shown(host)
         values = [value for name, value in request.scope["headers"] if name == wanted]
         if not values:
@@ -103,7 +116,7 @@ def client_address(
                 break
         return shown(believed)
 
-    return address_of
+    return address_of if trusted else peer_of
 
 
 def user_or_address(

@@ -241,6 +241,16 @@ class RateLimiter(Limiter):
         """Whether the middleware has anything to enforce: defaults, lists, bans, or routes that yield."""
         return self._guards or self.allowed.filled or self.denied.filled
 
+    @property
+    def tells_more(self) -> bool:
+        """Whether answers are to tell more than the default ones do, which have a refusal's `Retry-After` in seconds."""
+        return (
+            self._headers_enabled
+            or self._ietf
+            or self._retry_after == "http-date"
+            or self._names.retry_after != HeaderNames.retry_after
+        )
+
     def duty_of(self, endpoint: object, method: str) -> RoutePlan | Literal["defaults"] | None:
         """What the middleware checks for an endpoint: the defaults, the plan of a route that yields, or nothing."""
         key = (endpoint, method if method in METHODS else "")

@@ -10,11 +10,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from smriti_scale.errors import ConfigurationError
+from smriti_scale.ratelimit.checked import Checked
 from smriti_scale.ratelimit.enforcement import TOLD
 from smriti_scale.ratelimit.exceeded import RateLimitExceeded
 from smriti_scale.ratelimit.limiter import RateLimiter
-from smriti_scale.ratelimit.refusal import answer, refuse_websocket
-from smriti_scale.ratelimit.rules import Decision
+from smriti_scale.ratelimit.refusal import answer, has_own_answer, refuse_websocket
 from smriti_scale.routing import resolve_route
 
 _STARTS = ("http.response.start", "websocket.http.response.start")
@@ -34,31 +34,40 @@ class RateLimitMiddleware:
     def __init__(self, app: ASGIApp, limiter: RateLimiter | None = None) -> None:
         self.app = app
         self._limiter = limiter
+        self._watches: bool | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        # Without a coroutine of its own: often there is nothing to do.
         kind = scope["type"]
         if (kind != "http" and kind != "websocket") or TOLD in scope:
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
         limiter = self._limiter or _limiter_of(scope)
         if not (limiter.enabled and limiter._auto_check):  # `active`, spelled out on the hot path
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
+        watches = self._watches
+        if watches is None:  # as of the first request, when the application's handlers are settled
+            watches = self._watches = limiter.tells_more or has_own_answer(scope.get("app"))
+        if watches:
+            send = self._watched(limiter, scope, send)
+        if limiter.guards_undecorated:
+            return self._guarded(limiter, scope, receive, send)
+        return self.app(scope, receive, send)
+
+    @staticmethod
+    def _watched(limiter: RateLimiter, scope: Scope, send: Send) -> Send:
+        """A `send` that adds to an answer what it should tell."""
         # It stands in the scope, so that the decision finds it past code that copies the scope; it must not refer to
         # `send`, which often refers to the scope: each request would leave a cycle to the garbage collector.
-        told: list[Decision] = []
+        told: list[Checked] = []
         scope[TOLD] = told
 
         def send_with_headers(message: Message) -> Awaitable[None]:  # no coroutine of its own: it has nothing to await
             if told and message["type"] in _STARTS:
                 message.setdefault("headers", [])
-                limiter.write_headers(MutableHeaders(scope=message), told[-1])
+                limiter.write_headers(MutableHeaders(scope=message), told[-1].decision)
             return send(message)
 
-        if limiter.guards_undecorated:
-            await self._guarded(limiter, scope, receive, send_with_headers)
-        else:
-            await self.app(scope, receive, send_with_headers)
+        return send_with_headers
 
     async def _guarded(self, limiter: RateLimiter, scope: Scope, receive: Receive, send: Send) -> None:
         request: HTTPConnection = (

@@ -16,6 +16,7 @@ from slowapi.wrappers import Limit
 from starlette.requests import HTTPConnection
 
 from smriti_scale.errors import ConfigurationError
+from smriti_scale.ratelimit.checked import Meter
 from smriti_scale.ratelimit.rules import Check, OnFailure, Rule, Strategy, identity_key, parse_limits
 from smriti_scale.ratelimit.tiers import Tiers
 
@@ -231,9 +232,10 @@ class Prepared:
         sources: the limits.
         scope: what they count.
         prefix: slowapi's key prefix.
+        meter: makes what charges the checks of one caller, where there are such.
     """
 
-    __slots__ = ("_limits", "_prefix", "key_func", "known", "usable")
+    __slots__ = ("_limits", "_meter", "_prefix", "key_func", "known", "metered_by", "meters", "usable")
 
     usable: bool
     """Whether the checks can be made this way."""
@@ -241,8 +243,19 @@ class Prepared:
     key_func: Callable[..., Any] | None
     """The one key function of all the limits, if it takes the request: then a caller's checks are kept."""
 
-    def __init__(self, sources: Sequence[LimitSource], *, scope: str, prefix: str) -> None:
+    metered_by: Callable[..., Any] | None
+    """The same, where there are meters."""
+
+    def __init__(
+        self,
+        sources: Sequence[LimitSource],
+        *,
+        scope: str,
+        prefix: str,
+        meter: Callable[[Sequence[Check]], Meter] | None = None,
+    ) -> None:
         self._prefix = prefix
+        self._meter = meter
         self._limits = [
             (source, [(limit.rule, f"{limit.rule.key} {counted}", limit) for limit in source.static or ()], counted)
             for source in sources
@@ -253,8 +266,11 @@ class Prepared:
         key_funcs = {(source.key_func, source.key_takes_request) for source in sources}
         alone = key_funcs.pop() if len(key_funcs) == 1 else None
         self.key_func = alone[0] if alone is not None and alone[1] and self.usable else None
+        self.metered_by = self.key_func if meter is not None else None
         self.known: dict[str, tuple[Check, ...]] = {}
         """The checks of callers that were here before."""
+        self.meters: dict[str, Meter] = {}
+        """What charges them."""
 
     def checks(self, request: HTTPConnection, keys: dict[Any, str]) -> Sequence[Check]:
         """As `collect`."""
@@ -270,7 +286,10 @@ class Prepared:
         if len(key) <= _KNOWN_LENGTH:
             if len(self.known) >= _KNOWN_CALLERS:
                 self.known.clear()
+                self.meters.clear()
             self.known[key] = made
+            if self._meter is not None:
+                self.meters[key] = self._meter(made)
         return made
 
     def _made(self, request: HTTPConnection, keys: dict[Any, str]) -> tuple[Check, ...]:
