@@ -243,7 +243,7 @@ class RateLimiter(Limiter):
 
     @property
     def tells_more(self) -> bool:
-        """Whether answers are to tell more than the default ones do, which have a refusal's `Retry-After` in seconds."""
+        """Whether answers are to tell more than the default ones do, which have `Retry-After` for a refusal."""
         return (
             self._headers_enabled
             or self._ietf

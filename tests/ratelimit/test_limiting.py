@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from fastapi import APIRouter, FastAPI, Request, WebSocket
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from smriti_scale.ratelimit import (
     RateLimiter,
@@ -87,6 +89,44 @@ async def test_the_applications_own_handler_answers_and_retry_after_is_there() -
         answer = await client.get("/x")
     assert answer.json() == {"code": "RATE_LIMITED", "detail": "1 per 1 minute"}
     assert int(answer.headers["retry-after"]) in range(1, 61)
+
+
+async def test_a_handler_of_a_mounted_application_need_not_say_when_to_come_back() -> None:
+    limiter = RateLimiter(client_address())
+
+    @limiter.limit("1/minute")
+    async def x(request: Request) -> Response:
+        return PlainTextResponse("x")
+
+    async def handler(request: Request, error: Exception) -> Response:
+        return JSONResponse({"code": "RATE_LIMITED"}, status_code=429)
+
+    inner = Starlette(routes=[Route("/x", x)], exception_handlers={RateLimitExceeded: handler})
+    app = Starlette(routes=[Mount("/inner", inner, middleware=[Middleware(GZipMiddleware)])])
+    setup_rate_limiting(app, limiter)
+    async with client_of(app) as client:
+        await client.get("/inner/x")
+        answer = await client.get("/inner/x")
+    assert answer.json() == {"code": "RATE_LIMITED"}
+    assert int(answer.headers["retry-after"]) in range(1, 61)
+
+
+@pytest.mark.parametrize("watched", [{}, {"headers_enabled": True}, {"retry_after": "http-date"}])
+async def test_answers_are_watched_only_where_there_is_something_to_tell(watched: dict[str, Any]) -> None:
+    limiter = RateLimiter(client_address(), **watched)
+    app = Starlette()
+    setup_rate_limiting(app, limiter)
+    sends: list[Any] = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        sends.append(send)
+
+    async def receive() -> Any: ...
+    async def send(message: Any) -> None: ...
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "app": app}
+    await RateLimitMiddleware(inner, limiter)(scope, receive, send)
+    assert (sends == [send]) is (not watched)
 
 
 async def test_websocket_handshakes_are_refused_before_they_are_accepted() -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import redis.asyncio
+from hypothesis import given, strategies as st
 
+from smriti_scale.ratelimit.checked import Checked
 from smriti_scale.ratelimit.memory_store import MemoryStore
-from smriti_scale.ratelimit.rules import BanPolicy, Strategy, identity_key
+from smriti_scale.ratelimit.rules import BanPolicy, Decision, Strategy, identity_key
 from smriti_scale.testing import ManualClock
 from tests.ratelimit.checks import STRATEGIES, Store, check, redis_store
 
@@ -249,9 +252,37 @@ def test_memory_forgets_routes_that_are_over(clock: ManualClock) -> None:
 
 
 def test_threads_count_exactly() -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     store = MemoryStore()
+    checks = (check("1000/hour"),)
+    meter = store.meter(checks)
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: store.decide([check("1000/hour")]).allowed, range(4_000)))
-    assert sum(answers) == 1_000
+        answers = list(pool.map(lambda n: decided(meter() if n % 2 else store.decide(checks)), range(4_000)))
+    assert sum(answer.allowed for answer in answers) == 1_000
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@given(steps=st.lists(st.tuples(st.integers(0, 6), st.sampled_from(["take", "take", "take", "reset", "back"]))))
+def test_a_meter_decides_as_the_store_does(strategy: Strategy, steps: list[tuple[int, str]]) -> None:
+    clock = ManualClock()
+    for asked in (
+        (check("5 per 20 seconds", strategy),),
+        (check("5 per 20 seconds", strategy, cost=2, shadow=True),),
+        (check("5 per 20 seconds", strategy, cost=0),),
+        (check("5 per 20 seconds", strategy), check("3/minute", strategy, scope="/y")),
+    ):
+        one, other = MemoryStore(clock=clock), MemoryStore(clock=clock)
+        meter = one.meter(asked)
+        for seconds, what in steps:
+            clock.advance(seconds)
+            if what == "reset":
+                one.reset("someone")
+                other.reset("someone")
+            elif what == "back":
+                clock.jump(-50)
+            assert decided(meter()) == decided(other.decide(asked))
+
+
+def decided(read: Checked | Decision | None) -> Decision:
+    assert read is not None
+    found = read.decision if isinstance(read, Checked) else read
+    return found._replace(outcomes=tuple(found.outcomes))
