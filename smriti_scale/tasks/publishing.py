@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import contextvars
 import logging
 import os
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from smriti_scale.breaker import CircuitBreaker
 from smriti_scale.errors import ConfigurationError, DeadlineExceeded, NotSerializable, PublishFailed
 from smriti_scale.events import TaskPublished, TaskPublishFailed
 from smriti_scale.tasks.ids import new_id
+from smriti_scale.tasks.mailbox import Mailbox
 from smriti_scale.tasks.policy import PRIORITIES, Priority
 
 if TYPE_CHECKING:
@@ -69,8 +70,6 @@ class Delivery:
 
     def options(self) -> dict[str, Any]:
         """As Celery's `apply_async` names them."""
-        if self is DEFAULT:
-            return {}
         found = {
             "queue": self.queue,
             "priority": None if self.priority is None else PRIORITIES[self.priority],
@@ -110,8 +109,9 @@ async def publish(task: Task[Any, Any], /, *args: Any, delivery: Delivery = DEFA
         DeadlineExceeded: no answer from the broker in `delivery.timeout` seconds; the task may have been sent.
         ConfigurationError: `after_response` without the middleware.
     """
+    task = _real(task)
     app: ScaleCelery = task.app  # type: ignore[assignment]
-    options = delivery.options()
+    options = {} if delivery is DEFAULT else delivery.options()
     if delivery.after_response:
         waiting = after_response.get()
         if waiting is None:
@@ -133,6 +133,12 @@ async def publish(task: Task[Any, Any], /, *args: Any, delivery: Delivery = DEFA
     return await app.publisher.send(task, args, kwargs, options, delivery.timeout)
 
 
+def _real(task: Task[Any, Any]) -> Task[Any, Any]:
+    """The task itself where Celery's lazy stand-in for it is given, whose every attribute takes a microsecond."""
+    resolve: Callable[[Any], Task[Any, Any]] | None = getattr(type(task), "_get_current_object", None)
+    return task if resolve is None else resolve(task)
+
+
 async def _send(
     app: ScaleCelery, task: Task[Any, Any], args: Any, kwargs: Any, options: dict[str, Any], timeout: float
 ) -> str:
@@ -151,7 +157,7 @@ class _Job:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     options: dict[str, Any]
-    loop: asyncio.AbstractEventLoop
+    home: _Home
     future: asyncio.Future[str]
     context: contextvars.Context
     asked_at: float
@@ -161,8 +167,22 @@ class _Job:
     message: bytes = b""
 
 
+class _Home:
+    """A loop that publishes: where its jobs come back to, and their deadlines."""
+
+    __slots__ = ("lines", "mailbox")
+
+    def __init__(self, mailbox: Mailbox[list[_Job]]) -> None:
+        self.mailbox = mailbox
+        self.lines: dict[float, collections.deque[tuple[float, _Job]]] = {}
+        """By timeout: those that have the same one come to their deadlines in the order of asking."""
+
+
 class Publisher:
     """One thread that publishes for one app; starts with the first task, and anew in a forked child."""
+
+    forks = 0
+    """Forks between the first process and this one: what was started before the last of them is not here."""
 
     def __init__(self, app: ScaleCelery) -> None:
         from smriti_scale.tasks.wire import Wire
@@ -173,10 +193,12 @@ class Publisher:
         self._thread: threading.Thread | None = None
         self._serving = False
         """Whether the thread runs; asking the thread itself costs as much as all else that `send` looks at."""
-        self._pid = 0
+        self._started_after = 0
         self._wire = Wire()
         self._broker: Line
-        self._lines: dict[tuple[asyncio.AbstractEventLoop, float], collections.deque[tuple[float, _Job]]] = {}
+        self._homes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Home] = weakref.WeakKeyDictionary()
+        self._last: tuple[asyncio.AbstractEventLoop, _Home] | None = None
+        """The loop that published last, as a rule the only one."""
         self._breaker = CircuitBreaker("the task broker", reset_after=0.5, reset_max=10.0, events=app.scale_events)
 
     def send(
@@ -191,7 +213,7 @@ class Publisher:
 
         A plain function, and no id is made here: what runs here is what publishing costs the loop.
         """
-        if not self._serving or self._pid != os.getpid():
+        if not self._serving or self._started_after != Publisher.forks:
             self._start()
         jobs = self._jobs
         if jobs.qsize() >= _MAX_WAITING:
@@ -199,34 +221,47 @@ class Publisher:
         if not self._breaker.allows():
             raise PublishFailed(f"the broker failed moments ago; {task.name} was not sent")
         loop = asyncio.get_running_loop()
-        now = loop.time()
+        last = self._last
+        home = last[1] if last is not None and last[0] is loop else self._home_of(loop)
+        now = time.monotonic()
         future: asyncio.Future[str] = loop.create_future()
-        job = _Job(task, args, kwargs, options, loop, future, contextvars.copy_context(), now)
-        jobs.put(job)
-        line = self._lines.get((loop, timeout))
+        job = _Job(task, args, kwargs, options, home, future, contextvars.copy_context(), now)
+        line = home.lines.get(timeout)
         if line is None:
-            line = self._lines[loop, timeout] = collections.deque()
-            loop.call_later(timeout, self._expire, loop, timeout)
+            line = home.lines[timeout] = collections.deque()
+            loop.call_later(timeout, self._expire, loop, home, timeout)
         line.append((now + timeout, job))
+        jobs.put(job)
         return future
+
+    def _home_of(self, loop: asyncio.AbstractEventLoop) -> _Home:
+        home = self._homes.get(loop)
+        if home is None:
+            home = self._homes[loop] = _Home(Mailbox(loop, self._settle))
+        self._last = loop, home
+        return home
 
     async def aclose(self) -> None:
         """Publish what waits, then end the thread."""
         thread = self._thread
-        if thread is not None and self._pid == os.getpid():
+        if thread is not None and self._started_after == Publisher.forks:
             self._jobs.put(None)
             await asyncio.to_thread(thread.join, 10.0)
+        home = self._homes.pop(asyncio.get_running_loop(), None)
+        self._last = None
+        if home is not None:
+            home.mailbox.close()
 
     def _start(self) -> None:
         with self._lock:
-            if self._serving and self._pid == os.getpid():
+            if self._serving and self._started_after == Publisher.forks:
                 return
             self._jobs = queue.SimpleQueue()
             self._thread = threading.Thread(
                 target=self._serve, args=(self._jobs,), name="smriti-scale-publisher", daemon=True
             )
             self._thread.start()
-            self._pid, self._serving = os.getpid(), True
+            self._started_after, self._serving = Publisher.forks, True
 
     def _serve(self, jobs: queue.SimpleQueue[_Job | None]) -> None:
         from smriti_scale.tasks.wire import Line
@@ -301,10 +336,8 @@ class Publisher:
             job.error = _translated(error, job.task.name)
 
     def _hand_back(self, jobs: list[_Job]) -> None:
-        for loop in {job.loop for job in jobs}:
-            # A loop that has been closed since has nobody left who waits.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._settle, [job for job in jobs if job.loop is loop])
+        for home in {job.home for job in jobs}:
+            home.mailbox.post([job for job in jobs if job.home is home])
 
     def _settle(self, jobs: list[_Job]) -> None:
         events = self._app.scale_events
@@ -312,7 +345,7 @@ class Publisher:
             if job.error is None:
                 self._breaker.succeeded()
                 if events:
-                    events.emit(TaskPublished(task=job.task.name, seconds=job.loop.time() - job.asked_at))
+                    events.emit(TaskPublished(task=job.task.name, seconds=time.monotonic() - job.asked_at))
             else:
                 if isinstance(job.error, PublishFailed):
                     self._breaker.failed(job.error)
@@ -325,9 +358,9 @@ class Publisher:
                     job.future.set_exception(job.error)
             job.args, job.kwargs, job.options, job.message = (), {}, {}, b""  # the line of deadlines keeps the job
 
-    def _expire(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
-        line = self._lines[loop, timeout]
-        now = loop.time()
+    def _expire(self, loop: asyncio.AbstractEventLoop, home: _Home, timeout: float) -> None:
+        line = home.lines[timeout]
+        now = time.monotonic()
         while line and (line[0][0] <= now or line[0][1].future.done()):
             job = line.popleft()[1]
             if not job.future.done():
@@ -336,9 +369,17 @@ class Publisher:
                 self._breaker.failed(late)
                 job.future.set_exception(late)
         if line:
-            loop.call_at(line[0][0], self._expire, loop, timeout)
+            loop.call_later(line[0][0] - now, self._expire, loop, home, timeout)
         else:
-            del self._lines[loop, timeout]
+            del home.lines[timeout]
+
+
+def _forked() -> None:
+    Publisher.forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _translated(error: Exception, name: str) -> Exception:

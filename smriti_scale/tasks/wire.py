@@ -146,8 +146,7 @@ class Wire:
         """Publish Celery's way, and remember the message if others can be made from it."""
         with recorded() as messages:
             context.run(task.apply_async, args, kwargs, **options)  # type: ignore[arg-type]
-        real = task.app.tasks[task.name]  # what was given may be Celery's lazy proxy of it
-        if len(messages) == 1 and _is_plain(options) and _stays_plain(real):
+        if len(messages) == 1 and _is_plain(options) and _stays_plain(task):
             queue, message = messages[0]
             if message["properties"].get("body_encoding") != "base64" or "compression" in message["headers"]:
                 return
@@ -158,7 +157,7 @@ class Wire:
                 if name not in given and not name.startswith("sentry-")
             }
             kind = task.name, options.get("queue"), options.get("priority")
-            self._kinds[kind] = _kind(real, queue, message, fixed)
+            self._kinds[kind] = _kind(task, queue, message, fixed)
 
 
 class Line:

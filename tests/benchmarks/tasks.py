@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,6 +27,8 @@ from tests.tasks.kill_run import AofRedis, Flavour, Outcome, Victim, run
 
 CALLS = 300
 AT_ONCE = 500
+TOGETHER = (4, 16, AT_ONCE)
+CALLS_TOGETHER = 2_000
 LOOP_BUDGET = 50.0
 """µs of loop time a publish may cost (issue)."""
 
@@ -50,9 +53,12 @@ async def loop_time(job: Any) -> Table:
     """What the loop spends for one publish.
 
     Busy is the time inside the loop's callbacks, in which it can do nothing else: that is the figure asked for. The
-    thread's CPU time counts the kernel's part too, which lets an idle loop fall asleep and wakes it: a mere
-    `asyncio.sleep` costs as much of it. Blocked is the longest pause of another coroutine meanwhile, so it counts what
-    the publishing thread holds the interpreter for.
+    thread's CPU time counts the kernel's part too, which lets an idle loop fall asleep and wakes it. Blocked is the
+    longest pause of another coroutine meanwhile, so it counts what the publishing thread holds the interpreter for.
+
+    One at a time, each call finds a loop that was idle and a processor that was asleep, which makes everything slow: a
+    mere `asyncio.sleep` shows how much of a lone publish is that. With a few at a time the loop has work, as in a
+    server, and what is left is the publish.
     """
     machine = await measure()
     table = Table(
@@ -95,31 +101,54 @@ async def loop_time(job: Any) -> Table:
         mark = "" if name != "await publish()" else machine.verdict(busy, LOOP_BUDGET)
         figures = (f"{busy:.0f}", mark, f"{cpu:.0f}", f"{statistics.median(blocked):.0f}", f"{max(blocked):.0f}")
         table.add_row(name, *figures)
-    began = time.thread_time()
-    await asyncio.gather(*(publish(job, n) for n in range(AT_ONCE)))
-    cpu = (time.thread_time() - began) / AT_ONCE * 1e6
-    table.add_row(f"{AT_ONCE} × publish() at once", "", machine.verdict(cpu, LOOP_BUDGET), f"{cpu:.0f}", "", "")
+    for together in TOGETHER:
+        for name, call in (("asyncio.sleep", sleep), ("await publish()", ours)):
+            busy, cpu = await together_each(call, together)
+            mark = machine.verdict(busy, LOOP_BUDGET) if call is ours else ""
+            table.add_row(f"{name}, {together} at a time", f"{busy:.0f}", mark, f"{cpu:.0f}", "", "")
     return table
+
+
+async def together_each(call: Callable[[int], Awaitable[None]], together: int) -> tuple[float, float]:
+    """Time inside the loop's callbacks, and CPU time of its thread, for one call of many: means."""
+    each = CALLS_TOGETHER // together
+
+    async def caller() -> None:
+        for n in range(each):
+            await call(n)
+
+    with _timed() as busy:
+        began = time.thread_time()
+        await asyncio.gather(*(caller() for _ in range(together)))
+        cpu = time.thread_time() - began
+    calls = each * together
+    return busy[0] / calls * 1e6, cpu / calls * 1e6
+
+
+@contextlib.contextmanager
+def _timed() -> Iterator[list[float]]:
+    """Sums up in its one item how long the loop is inside its callbacks."""
+    busy = [0.0]
+    run = asyncio.Handle._run  # type: ignore[attr-defined]  # every callback and every step of a task goes through it
+
+    def timed(handle: asyncio.Handle) -> None:
+        began = time.perf_counter()
+        run(handle)
+        busy[0] += time.perf_counter() - began
+
+    with mock.patch.object(asyncio.Handle, "_run", timed):
+        yield busy
 
 
 async def busy_each(call: Callable[[int], Awaitable[None]]) -> float:
     """Time inside the loop's callbacks for one call, the middle of many; what an idle loop waits is not in it."""
-    busy = 0.0
-    run = asyncio.Handle._run  # type: ignore[attr-defined]  # every callback and every step of a task goes through it
-
-    def timed(handle: asyncio.Handle) -> None:
-        nonlocal busy
-        began = time.perf_counter()
-        run(handle)
-        busy += time.perf_counter() - began
-
     taken = []
-    with mock.patch.object(asyncio.Handle, "_run", timed):
+    with _timed() as busy:
         for n in range(CALLS):
-            busy = 0.0
+            busy[0] = 0.0
             await call(n)
             await asyncio.sleep(0)  # the step that the call ended in is over now, and counted
-            taken.append(busy * 1e6)
+            taken.append(busy[0] * 1e6)
     return statistics.median(taken)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import binascii
+import multiprocessing
 import threading
 import time
 import uuid
@@ -381,3 +383,18 @@ async def test_a_direct_call_of_an_async_task_is_just_the_function() -> None:
         return value * 2
 
     assert await double(21) == 42
+
+
+async def test_a_forked_child_publishes_with_a_thread_of_its_own(app: ScaleCelery, messages: Any) -> None:
+    await publish(app.tasks["job"], "parent")
+
+    def child() -> None:
+        asyncio.run(publish(app.tasks["job"], "child"))
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    await asyncio.to_thread(process.join, 10)
+    assert process.exitcode == 0
+    await publish(app.tasks["job"], "parent again")
+    found = [orjson.loads(binascii.a2b_base64(message["body"]))[0] for message in await messages()]
+    assert found == [["parent"], ["child"], ["parent again"]]
