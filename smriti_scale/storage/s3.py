@@ -111,7 +111,7 @@ class S3Store:
         pieces = aiter(stream)
         first = await anext(pieces, b"")
         await self._ready()
-        if await self._head(key) is not None:
+        if await self._is_taken(key):
             raise ObjectExists(f"{key!r} is taken; stores do not overwrite")
         if len(first) < part_size:
             await self._put_whole(key, first, stream)
@@ -179,14 +179,14 @@ class S3Store:
         )
 
     async def delete(self, key: str) -> bool:
-        """Remove an object; see `ObjectStore.delete`."""
+        """Remove an object; see `ObjectStore.delete`. True also where the credentials may not know what is there."""
         check_key(key)
         await self._ready()
-        existed = await self._head(key) is not None
+        taken = await self._is_taken(key)
         response, _ = await self._send("DELETE", key, operation="delete")
         if response.status_code != 404:
             self._check(response, key, "delete")
-        return existed
+        return taken is not False
 
     async def url(self, key: str, *, expires_in: int = 3600, download_name: str | None = None) -> str:
         """A presigned address, or the public one; see `ObjectStore.url`."""
@@ -301,6 +301,15 @@ class S3Store:
         except StorageError:
             return  # the bucket's lifecycle rule for unfinished uploads is the second net
 
+    async def _is_taken(self, key: str) -> bool | None:
+        """Whether there is such an object; None where the credentials may not know: S3 answers 403 in place of 404 to who
+        may not list the bucket. What writes is conditional in any case."""
+        response, _ = await self._send("HEAD", key, operation="stat")
+        if response.status_code in (403, 404):
+            return None if response.status_code == 403 else False
+        self._check(response, key, "stat")
+        return True
+
     async def _head(self, key: str) -> httpx.Headers | None:
         response, _ = await self._send("HEAD", key, operation="stat")
         if response.status_code == 404:
@@ -332,7 +341,11 @@ class S3Store:
         if status == 412:
             raise ObjectExists(f"{key!r} is taken; stores do not overwrite")
         code = _CODE.search(response.text) if response.is_closed else None
-        advice = "; check the credentials and what they may do" if status == 403 else ""
+        advice = ""
+        if status == 403:
+            advice = "; check the credentials and what they may do"
+            if operation in ("stat", "get"):
+                advice += " (without s3:ListBucket this is also the answer for what is not there)"
         raise StorageError(f"S3 refused to {operation} {key!r}: {code[1] if code else status}{advice}")
 
     async def _ready(self) -> None:

@@ -37,10 +37,10 @@ async def db(
 
 
 async def filled(db: Any) -> Any:
+    await db.posts.create_index("created_at")
     await db.posts.insert_many(
         [{"_id": n, "user_id": n % 5, "created_at": n, "state": "open", "place": {"n": n}} for n in range(300)]
     )
-    await db.posts.create_index("created_at")
     return db
 
 

@@ -106,6 +106,7 @@ async def test_a_good_key_scores_full_marks(both_drivers_db: Any) -> None:
     assert "100 of 100" in str(review)
 
 
+@pytest.mark.long
 async def test_a_growing_key_sends_every_insert_to_one_shard(db: Any) -> None:
     await db.posts.insert_many([{"created_at": n, "user_id": n % 7} for n in range(4000)])
     review = await review_shard_key(db, "posts", ShardKey("created_at"), queries=[Query("user_id")])

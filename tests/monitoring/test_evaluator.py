@@ -106,6 +106,7 @@ def test_a_quiet_database_is_neither_good_nor_bad() -> None:
     assert (status.value, status.met, status.budget_left) == (None, None, None)
 
 
+@pytest.mark.long
 def test_a_slow_leak_of_the_budget_is_a_ticket() -> None:
     service = Service((SLO.errors(),))
     for _ in range(3 * 24 * 60):
@@ -149,6 +150,7 @@ def test_a_few_failures_among_few_requests_wake_nobody() -> None:
     assert service.active() == []
 
 
+@pytest.mark.long
 @settings(max_examples=25, deadline=None)
 @given(share=st.sampled_from([0.1, 0.2, 0.3, 0.5, 0.8, 1.0]), objective=st.sampled_from([0.95, 0.99, 0.999]))
 def test_a_constant_share_of_errors_pages_when_the_workbook_says(share: float, objective: float) -> None:
@@ -385,6 +387,7 @@ def test_the_figures_of_all_processes_are_judged_together(tmp_path: Path) -> Non
     assert ran.stdout.strip() == "0.3"
 
 
+@pytest.mark.long
 def test_a_thousand_routes_are_looked_at_without_a_word_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     service = Service()
     with caplog.at_level(logging.INFO):

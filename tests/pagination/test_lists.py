@@ -25,6 +25,8 @@ async def posts(both_drivers_db: Any) -> Any:
     """Sixty posts by three people, three posts a second."""
     db = both_drivers_db
     await db.people.insert_many([{"_id": n, "name": f"person {n}"} for n in range(3)])
+    await db.posts.create_index([("author.id", 1), *NEWEST])
+    await db.posts.create_index(NEWEST)
     await db.posts.insert_many(
         [
             {
@@ -36,8 +38,6 @@ async def posts(both_drivers_db: Any) -> Any:
             for n in range(60)
         ]
     )
-    await db.posts.create_index([("author.id", 1), *NEWEST])
-    await db.posts.create_index(NEWEST)
     return db.posts
 
 
@@ -320,14 +320,14 @@ async def test_writers_between_pages_neither_repeat_nor_hide_the_rows_they_leave
     """Three writers insert and delete as fast as they can, everywhere in the list, while it is walked both ways."""
     db = both_drivers_db
     start = dt.datetime(2025, 1, 1)
+    await db.rows.create_index([("at", -1), ("_id", -1)])
+    await db.rows.create_index([("kind", 1), ("at", -1), ("_id", -1)])
     await db.rows.insert_many(
         [
             {"_id": ObjectId(), "stays": True, "at": start + dt.timedelta(seconds=n // 5), "kind": n % 2}
             for n in range(300)
         ]
     )
-    await db.rows.create_index([("at", -1), ("_id", -1)])
-    await db.rows.create_index([("kind", 1), ("at", -1), ("_id", -1)])
     expected = {row["_id"] for row in await db.rows.find({}).to_list(None)}
     stop = asyncio.Event()
     writes = before = 0

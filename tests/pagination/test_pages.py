@@ -17,6 +17,8 @@ START = dt.datetime(2025, 1, 1)
 
 
 async def _posts(db: Any, count: int = 60) -> Any:
+    await db.posts.create_index([("user_id", 1), ("created_at", -1), ("_id", -1)])
+    await db.posts.create_index(NEWEST)
     await db.posts.insert_many(
         [
             {
@@ -30,8 +32,6 @@ async def _posts(db: Any, count: int = 60) -> Any:
             for number in range(count)
         ]
     )
-    await db.posts.create_index([("user_id", 1), ("created_at", -1), ("_id", -1)])
-    await db.posts.create_index(NEWEST)
     return db.posts
 
 

@@ -107,6 +107,18 @@ async def test_a_put_whose_answer_was_lost_is_recognised_as_ones_own(flaky: Any)
     assert await read(store, "a") == b"hello"
 
 
+async def test_credentials_that_may_not_list_the_bucket_store_and_delete_all_the_same(flaky: Any) -> None:
+    store, transport = flaky({0: 403, 2: 403, 4: 403, 8: 403})
+    await store.put("a", b"hello")
+    with pytest.raises(ObjectExists):
+        await store.put("a", b"other")
+    assert await store.delete("a")
+    assert await store.delete("never/there") is False
+    assert [request.method for request in transport.sent] == ["HEAD", "PUT"] * 2 + ["HEAD", "DELETE"] * 2
+    with pytest.raises(StorageError, match="ListBucket"):
+        await store.stat("a")
+
+
 async def test_parts_and_completion_whose_answers_were_lost_are_sent_again(flaky: Any) -> None:
     store, transport = flaky({2: "after", 3: 503, 6: "after", 7: 404})
     await store.put("a", pieces(BIG))

@@ -222,7 +222,9 @@ async def test_a_dead_broker_is_an_error_soon_and_then_at_once(own_redis: Any, r
     await app.aclose()
 
 
-@pytest.mark.parametrize("quiet", [0.0, 1.2], ids=["at once", "after a while"])
+@pytest.mark.parametrize(
+    "quiet", [pytest.param(0.0, id="at once"), pytest.param(1.2, id="after a while", marks=pytest.mark.long)]
+)
 async def test_connections_that_the_broker_closed_lose_and_double_nothing(
     quiet: float, own_redis: Any, redis_prefix: str
 ) -> None:

@@ -92,6 +92,7 @@ async def test_a_missing_contact_is_409_and_is_told_after_a_taken_name(client: A
     assert "needed" in error_of(await client.post("/api/auth/signup", json={**without, "username": "new_one"}), 409)
 
 
+@pytest.mark.long
 async def test_fifty_sign_ups_for_one_name_at_once_make_one_account(client: AsyncClient, motor_db: Database) -> None:
     answers = await asyncio.gather(
         *(client.post("/api/auth/signup", json=account(email=f"n{number}@example.org")) for number in range(50))
@@ -294,6 +295,7 @@ async def test_a_number_in_the_place_of_the_name_opens_nothing(client: AsyncClie
         error_of(await client.post("/api/auth/login", json={**body, "password": PASSWORD}), 401)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("contact", [{"email": "shared@example.org"}, {"phone": "+91987654321", "email": None}])
 async def test_fifty_sign_ups_with_one_contact_at_once_make_one_account(
     client: AsyncClient, motor_db: Database, contact: dict[str, Any]

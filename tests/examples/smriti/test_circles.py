@@ -138,6 +138,7 @@ async def test_nobody_is_in_more_than_twenty_circles_however_many_ask_at_once(jo
     )
 
 
+@pytest.mark.long
 async def test_only_five_of_many_who_join_at_once_get_in(join: Join) -> None:
     host = await join()
     circle = await found(host)
@@ -338,6 +339,7 @@ async def test_of_fifty_votes_at_once_one_removes_the_circle(join: Join, motor_d
     assert await motor_db.circles.count_documents({}) == 0
 
 
+@pytest.mark.long
 async def test_of_fifty_new_invite_codes_at_once_the_last_one_lives(join: Join, motor_db: Database) -> None:
     person = await join()
     circle = await found(person)

@@ -66,6 +66,7 @@ async def test_both_fields_are_needed(join: Join, call: str, body: dict[str, str
     error_of(await person.client.post(f"/api/notifications/{call}", json=body), 400)
 
 
+@pytest.mark.long
 async def test_fifty_registrations_of_one_token_at_once_make_one_device(join: Join, motor_db: Database) -> None:
     person = await join()
     answers = await asyncio.gather(

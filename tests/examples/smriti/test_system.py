@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from fastapi import FastAPI
 from httpx import AsyncClient
 
@@ -184,6 +185,7 @@ async def test_the_figures_are_there_and_count_by_route(app: FastAPI, client: As
     assert '/api/auth/check-username/{username}"' in page.text
 
 
+@pytest.mark.long
 async def test_two_instances_that_lease_admit_no_more_than_the_limit_and_hardly_less(
     smriti_settings: SettingsFactory,
 ) -> None:
