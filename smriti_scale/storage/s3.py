@@ -302,8 +302,10 @@ class S3Store:
             return  # the bucket's lifecycle rule for unfinished uploads is the second net
 
     async def _is_taken(self, key: str) -> bool | None:
-        """Whether there is such an object; None where the credentials may not know: S3 answers 403 in place of 404 to who
-        may not list the bucket. What writes is conditional in any case."""
+        """Whether there is such an object; None where the credentials may not know.
+
+        Who may not list the bucket is answered 403 in place of 404. What writes is conditional in any case.
+        """
         response, _ = await self._send("HEAD", key, operation="stat")
         if response.status_code in (403, 404):
             return None if response.status_code == 403 else False
