@@ -204,6 +204,7 @@ async def test_losing_the_lease_inside_the_transaction_undoes_the_writes(motor_d
 async def test_a_process_that_died_inside_its_transaction_holds_the_key_no_longer_than_its_lease(
     both_drivers_db: Any,
 ) -> None:
+    await both_drivers_db.create_collection("once")  # which may take longer than a lock is waited for
     store = MongoIdempotency(both_drivers_db.once, lock_timeout=0.3)
     assert await store.begin("k", "dead", lease=0.2) == Granted()
     session = store._sessions["dead"]
