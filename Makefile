@@ -6,6 +6,8 @@ PORT ?= 8000
 # The tests mostly wait for servers: one worker more than cores.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(8, (os.cpu_count() or 1) + 1))')
 STAMP := $(VENV)/.installed
+# Some images forbid it; but every worker, and every process that a test starts, would compile the sources anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test test-long lint docs bench bench-smriti wheel-test clean
 .DEFAULT_GOAL := help
