@@ -14,7 +14,7 @@ from smriti_scale.cache import Cache
 from smriti_scale.local import LocalRedis
 from smriti_scale.testing.fault_proxy import FaultProxy
 from tests.cache.conftest import MakeCache, until
-from tests.cache.topologies import servers, start_cluster, start_sentinel
+from tests.redis_topologies import servers, start_cluster, start_sentinel
 
 OwnRedis = Callable[..., Awaitable[LocalRedis]]
 Proxies = Callable[..., Awaitable[FaultProxy]]
