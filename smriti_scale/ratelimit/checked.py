@@ -15,8 +15,8 @@ from smriti_scale.ratelimit.rules import Decision, Outcome
 class Checked(tuple[Any, ...]):
     """`request.state.view_rate_limit`: slowapi's pair of limit and key parts, with the decision beside it.
 
-    It holds the decision, or what a meter read when it let a request pass: (checks, remaining, reset at, now). The
-    decision and the pair are made of it when they are asked for.
+    It holds the decision, or what a meter read when it let a request pass: checks, remaining, reset at, now, source.
+    The decision and the pair are made of it when they are asked for.
     """
 
     __slots__ = ()
@@ -26,8 +26,8 @@ class Checked(tuple[Any, ...]):
         """What the pair comes from."""
         if tuple.__len__(self) == 1:
             return tuple.__getitem__(self, 0)  # type: ignore[no-any-return]
-        checks, remaining, reset_at, now = tuple.__iter__(self)
-        return Decision(True, "memory", checks, (Outcome(checks[0].cost, remaining, reset_at, 0, 0),), now)
+        checks, remaining, reset_at, now, source = tuple.__iter__(self)
+        return Decision(True, source, checks, (Outcome(checks[0].cost, remaining, reset_at, 0, 0),), now)
 
     def _pair(self) -> tuple[RateLimitItem, list[str]]:
         told = reported(self.decision)

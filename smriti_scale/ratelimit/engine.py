@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 from anyio import from_thread, to_thread
@@ -86,7 +85,7 @@ class Engine:
 
     def meter(self, checks: Sequence[Check]) -> Meter:
         """What decides about the same checks again and again, where `metered`."""
-        return self.memory.meter(checks) if self._leases is None else partial(self._leases.spend, checks)
+        return self.memory.meter(checks) if self._leases is None else self._leases.meter(checks)
 
     def decide_now(self, checks: Sequence[Check], client: str | None) -> Decision | None:
         """The decision, if it needs no I/O; else None."""

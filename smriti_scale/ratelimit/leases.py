@@ -18,9 +18,11 @@ import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from smriti_scale.errors import ConfigurationError
+from smriti_scale.ratelimit.checked import Checked, Meter
 from smriti_scale.ratelimit.rules import MICROSECONDS, Check, Decision, Outcome, new_tuple
 
 _log = logging.getLogger("smriti_scale.ratelimit")
@@ -140,22 +142,10 @@ class Leases:
 
     def spend(self, checks: Sequence[Check]) -> Decision | None:
         """The decision from units in hand; None if some check has not enough."""
-        held = self._held
         moment = self._monotonic()
-        if len(checks) == 1:  # the usual case, without the lists
-            check = checks[0]
-            lease = held.get((check.identity, check.field))
-            if lease is None or lease.units < check.cost or lease.ends <= moment:
-                return None
-            lease.units -= check.cost
-            lease.seen = moment
-            if lease.units <= lease.low and lease.asking is None:
-                self._top_up(lease)
-            outcome = new_tuple(Outcome, (check.cost, lease.remaining + lease.units, lease.reset_at, 0, lease.stamp))
-            return new_tuple(Decision, (True, "lease", checks, (outcome,), self._now(), None, 0.0))
         leases = []
         for check in checks:
-            lease = held.get((check.identity, check.field))
+            lease = self._held.get((check.identity, check.field))
             if lease is None or lease.units < check.cost or lease.ends <= moment:
                 return None
             leases.append(lease)
@@ -167,6 +157,26 @@ class Leases:
                 self._top_up(lease)
             outcomes.append(Outcome(check.cost, lease.remaining + lease.units, lease.reset_at, 0, lease.stamp))
         return Decision(True, "lease", checks, outcomes, self._now())
+
+    def meter(self, checks: Sequence[Check]) -> Meter:
+        """What spends for these checks, again and again: as `spend` does, in fewer steps for a single limit."""
+        if len(checks) != 1:
+            return partial(self.spend, checks)
+        cost, key = checks[0].cost, (checks[0].identity, checks[0].field)
+        held, monotonic, now = self._held, self._monotonic, self._now
+
+        def spend() -> Checked | None:
+            moment = monotonic()
+            lease = held.get(key)
+            if lease is None or lease.units < cost or lease.ends <= moment:
+                return None
+            lease.units -= cost
+            lease.seen = moment
+            if lease.units <= lease.low and lease.asking is None:
+                self._top_up(lease)
+            return new_tuple(Checked, (checks, lease.remaining + lease.units, lease.reset_at, now(), "lease"))
+
+        return spend
 
     def belongs_here(self) -> bool:
         """Whether the units are this event loop's; synchronous code may decide on another, without leases."""

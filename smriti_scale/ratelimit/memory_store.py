@@ -136,7 +136,7 @@ class MemoryStore:
                     and cost <= (left := amount - state[0])
                 ):
                     state[0] += cost
-                    return new_tuple(Checked, (checks, left - cost, ends, now))
+                    return new_tuple(Checked, (checks, left - cost, ends, now, "memory"))
                 return self._decide_one(checks, now, "memory")
 
         return charge
