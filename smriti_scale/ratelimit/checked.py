@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, final
 
 from limits import RateLimitItem
 
-from smriti_scale.ratelimit.headers import reported
+from smriti_scale.ratelimit.headers import HeaderNames, append_fields, reported
 from smriti_scale.ratelimit.rules import Decision, Outcome
 
 
@@ -28,6 +28,13 @@ class Checked(tuple[Any, ...]):
             return tuple.__getitem__(self, 0)  # type: ignore[no-any-return]
         checks, remaining, reset_at, now, source = tuple.__iter__(self)
         return Decision(True, source, checks, (Outcome(checks[0].cost, remaining, reset_at, 0, 0),), now)
+
+    def append_fields(self, headers: list[tuple[bytes, bytes]], names: HeaderNames) -> bool:
+        """`append_fields` for what a meter read; False, and nothing added, where it was another who decided."""
+        if tuple.__len__(self) == 1:
+            return False
+        checks, remaining, reset_at, now, _ = tuple.__iter__(self)
+        return append_fields(headers, checks[0], remaining, reset_at, now, names)
 
     def _pair(self) -> tuple[RateLimitItem, list[str]]:
         told = reported(self.decision)

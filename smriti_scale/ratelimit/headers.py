@@ -42,6 +42,28 @@ def reported(decision: Decision) -> tuple[Check, Outcome] | None:
     return min(pairs, key=lambda pair: (pair[0].shadow, pair[0].rule.item))
 
 
+def append_fields(
+    headers: list[tuple[bytes, bytes]], check: Check, remaining: int, reset_at: int, now: int, names: HeaderNames
+) -> bool:
+    """`X-RateLimit-*` and `Retry-After` for an admitted request, where the application has set none of them itself.
+
+    Returns:
+        Whether they were added; else nothing was.
+    """
+    ours = names.encoded
+    for name, _ in headers:
+        if name.lower() in ours:
+            return False
+    limit, left, reset, retry_after = ours
+    headers += (
+        (limit, b"%d" % check.rule.amount),
+        (left, b"%d" % remaining),
+        (reset, b"%d" % (reset_at // MICROSECONDS + 1)),  # the first whole second at which the allowance is back
+        (retry_after, b"%d" % max(0, -((now - reset_at) // MICROSECONDS))),
+    )
+    return True
+
+
 def write_headers(
     headers: MutableHeaders,
     decision: Decision,
@@ -64,23 +86,14 @@ def write_headers(
     refused = not decision.allowed and decision.source != "denied"
     told = reported(decision)
     if limits and told is not None:
-        limit, remaining, reset, retry_after = names.encoded
-        there = {name.lower() for name, _ in headers.raw}
-        if limit not in there:
-            check, outcome = told
-            # The reset is the first whole second at which the allowance is back.
-            for name, value in (
-                (limit, check.rule.amount),
-                (remaining, outcome.remaining),
-                (reset, outcome.reset_at // MICROSECONDS + 1),
-            ):
-                if name in there:
-                    headers[name.decode("latin-1")] = str(value)
-                else:  # straight into the list: setting a header looks through all the others first
-                    headers.raw.append((name, b"%d" % value))
-        if not refused and not http_date and not ietf and retry_after not in there:
-            headers.raw.append((retry_after, b"%d" % max(0, -((decision.now - told[1].reset_at) // MICROSECONDS))))
+        check, outcome = told
+        plain = not (refused or http_date or ietf)
+        if plain and append_fields(headers.raw, check, outcome.remaining, outcome.reset_at, decision.now, names):
             return
+        if names.limit not in headers:
+            headers[names.limit] = str(check.rule.amount)
+            headers[names.remaining] = str(outcome.remaining)
+            headers[names.reset] = str(outcome.reset_at // MICROSECONDS + 1)
     if ietf and decision.outcomes and "RateLimit-Policy" not in headers:
         headers["RateLimit-Policy"] = ", ".join(_policies(decision.checks))
         headers["RateLimit"] = ", ".join(_standings(decision))

@@ -11,11 +11,13 @@ from slowapi.extension import HEADERS
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Message
 
 from smriti_scale.breaker import CircuitBreaker
 from smriti_scale.clock import Clock
 from smriti_scale.errors import ConfigurationError
 from smriti_scale.events import Events
+from smriti_scale.ratelimit.checked import Checked
 from smriti_scale.ratelimit.compat import BlockingStorage, BlockingStrategy
 from smriti_scale.ratelimit.decorate import guard
 from smriti_scale.ratelimit.enforcement import Enforcer, KeyStyle, name_of
@@ -178,6 +180,7 @@ class RateLimiter(Limiter):
             reset=self._header_mapping[HEADERS.RESET],
             retry_after=self._header_mapping[HEADERS.RETRY_AFTER],
         )
+        self._plainly = self._headers_enabled and not ietf_headers and self._retry_after != "http-date"
         self._names_taken: dict[str, int] = {}
         self._duties: dict[tuple[object, str], RoutePlan | Literal["defaults"] | None] = {}
         options = storage_options or {}
@@ -418,6 +421,13 @@ class RateLimiter(Limiter):
             ietf=self._ietf,
             http_date=self._retry_after == "http-date",
         )
+
+    def tell(self, message: Message, checked: Checked) -> None:
+        """Add to the start of an answer what it should tell."""
+        headers = message["headers"] = list(message.get("headers") or ())
+        if self._plainly and checked.append_fields(headers, self._names):
+            return
+        self.write_headers(MutableHeaders(raw=headers), checked.decision)
 
     def _inject_headers(self, response: Response, current_limit: Any) -> Response:
         if self.enabled and self._headers_enabled and current_limit is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -63,8 +62,7 @@ class RateLimitMiddleware:
 
         def send_with_headers(message: Message) -> Awaitable[None]:  # no coroutine of its own: it has nothing to await
             if told and message["type"] in _STARTS:
-                message.setdefault("headers", [])
-                limiter.write_headers(MutableHeaders(scope=message), told[-1].decision)
+                limiter.tell(message, told[-1])
             return send(message)
 
         return send_with_headers

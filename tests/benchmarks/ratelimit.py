@@ -110,6 +110,8 @@ async def _decisions(url: str) -> None:
     item = parse(LIMIT)
     check = _check()
     engine, leasing = limiter._engine, leased._engine
+    in_memory_meter, leased_meter = memory.meter((check,)), leasing.meter((check,))  # as a known caller is decided for
+    in_memory_meter()
     link = RedisLink(url)
     script = RedisScript(script_source())
     keys = ["bench:raw:{198.51.100.7}"]
@@ -133,13 +135,13 @@ async def _decisions(url: str) -> None:
         return in_memory.limiter.hit(item, "a", "b")
 
     async def ours_memory() -> object:
-        return memory.decide((check,))
+        return in_memory_meter()
 
     async def ours() -> object:
         return await engine.decide((check,), None)
 
     async def ours_leased() -> object:
-        return await leasing.decide((check,), None)
+        return leased_meter() or await leasing.decide((check,), None)
 
     async def limits_aio() -> object:
         return await awaited.hit(item, "a", "b")
