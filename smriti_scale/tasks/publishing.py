@@ -16,7 +16,6 @@ import os
 import queue
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -196,7 +195,7 @@ class Publisher:
         self._started_after = 0
         self._wire = Wire()
         self._broker: Line
-        self._homes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Home] = weakref.WeakKeyDictionary()
+        self._homes: dict[asyncio.AbstractEventLoop, _Home] = {}
         self._last: tuple[asyncio.AbstractEventLoop, _Home] | None = None
         """The loop that published last, as a rule the only one."""
         self._breaker = CircuitBreaker("the task broker", reset_after=0.5, reset_max=10.0, events=app.scale_events)
@@ -237,6 +236,9 @@ class Publisher:
     def _home_of(self, loop: asyncio.AbstractEventLoop) -> _Home:
         home = self._homes.get(loop)
         if home is None:
+            for other in list(self._homes):  # a copy: loops of other threads may be added meanwhile
+                if other.is_closed():
+                    self._homes.pop(other, None)
             home = self._homes[loop] = _Home(Mailbox(loop, self._settle))
         self._last = loop, home
         return home

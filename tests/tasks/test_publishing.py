@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import binascii
+import gc
 import multiprocessing
 import threading
 import time
@@ -11,6 +12,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,6 +20,7 @@ import orjson
 import pytest
 import redis.asyncio
 import sentry_sdk
+import uvloop
 from celery import signals
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -400,3 +403,26 @@ async def test_a_forked_child_publishes_with_a_thread_of_its_own(app: ScaleCeler
     await publish(app.tasks["job"], "parent again")
     found = [orjson.loads(binascii.a2b_base64(message["body"]))[0] for message in await messages()]
     assert found == [["parent"], ["child"], ["parent again"]]
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_loops_come_and_go_and_leave_no_open_files(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], redis_url: str, redis_prefix: str
+) -> None:
+    def open_files() -> int:
+        gc.collect()
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    app = make(redis_url, redis_prefix)
+
+    async def once() -> None:
+        await publish(app.tasks["job"])
+
+    counts = []
+    for _ in range(10):
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(once())
+        counts.append(open_files())
+    assert counts[-1] <= counts[0] + 1
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(app.aclose())
