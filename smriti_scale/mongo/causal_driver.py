@@ -270,27 +270,35 @@ def _listen(session: Any) -> None:
     session._apply_to, session._process_response = applied, processed
 
 
-class CausalAsyncMongoClient(AsyncMongoClient[Document]):
-    """PyMongo's async client; each command's own session begins at its caller's position."""
+class _OwnSessions:
+    """Before one of the driver's clients: each command's own session begins at its caller's position, and is heard."""
 
     owner: Owner
+    _heard_session: type[Any]
 
     def _ensure_session(self, session: Any = None) -> Any:
-        if session is None and self._get_bound_session() is None:
+        client: Any = self
+        if session is None and client._get_bound_session() is None:
             scope = self.owner.scope()
             if scope.at:
                 lent = self._start_session(True, causal_consistency=True)
                 advance(lent, scope)
                 return lent
-        return super()._ensure_session(session)
+        return super()._ensure_session(session)  # type: ignore[misc]  # the driver's
 
     def _start_session(self, implicit: bool, **options: Any) -> Any:
-        session: Any = super()._start_session(implicit, **options)
+        session: Any = super()._start_session(implicit, **options)  # type: ignore[misc]  # the driver's
         if implicit:
-            session.__class__ = _HeardAsyncSession  # the driver has no way to be told of another class
+            session.__class__ = self._heard_session  # the driver has no way to be told of another class
         else:
             _listen(session)
         return session
+
+
+class CausalAsyncMongoClient(_OwnSessions, AsyncMongoClient[Document]):
+    """PyMongo's async client; each command's own session begins at its caller's position."""
+
+    _heard_session = _HeardAsyncSession
 
     async def _retry_internal(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -302,27 +310,10 @@ class CausalAsyncMongoClient(AsyncMongoClient[Document]):
             raise self.owner.unavailable(error) from error
 
 
-class CausalMongoClient(MongoClient[Document]):
+class CausalMongoClient(_OwnSessions, MongoClient[Document]):
     """The synchronous client that Motor runs in its threads; see `CausalAsyncMongoClient`."""
 
-    owner: Owner
-
-    def _ensure_session(self, session: Any = None) -> Any:
-        if session is None and self._get_bound_session() is None:
-            scope = self.owner.scope()
-            if scope.at:
-                lent = self._start_session(True, causal_consistency=True)
-                advance(lent, scope)
-                return lent
-        return super()._ensure_session(session)
-
-    def _start_session(self, implicit: bool, **options: Any) -> Any:
-        session: Any = super()._start_session(implicit, **options)
-        if implicit:
-            session.__class__ = _HeardSession
-        else:
-            _listen(session)
-        return session
+    _heard_session = _HeardSession
 
     def _retry_internal(self, *args: Any, **kwargs: Any) -> Any:
         try:
