@@ -16,6 +16,9 @@ from smriti_scale.ratelimit.limiter import RateLimiter
 from smriti_scale.ratelimit.refusal import answer, has_own_answer, refuse_websocket
 from smriti_scale.routing import resolve_route
 
+_BY = "smriti_scale.ratelimit.limiter"
+"""Where a request's scope has the limiter whose middleware looks after it."""
+
 _STARTS = ("http.response.start", "websocket.http.response.start")
 
 
@@ -38,17 +41,20 @@ class RateLimitMiddleware:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         # Without a coroutine of its own: often there is nothing to do.
         kind = scope["type"]
-        if (kind != "http" and kind != "websocket") or TOLD in scope:
+        if kind != "http" and kind != "websocket":
             return self.app(scope, receive, send)
         limiter = self._limiter or _limiter_of(scope)
-        if not (limiter.enabled and limiter._auto_check):  # `active`, spelled out on the hot path
+        # Where the middleware stands twice for one limiter, the outer one does it all.
+        if not (limiter.enabled and limiter._auto_check) or scope.get(_BY) is limiter:  # `active`, on the hot path
             return self.app(scope, receive, send)
         watches = self._watches
         if watches is None:  # as of the first request, when the application's handlers are settled
             watches = self._watches = limiter.tells_more or has_own_answer(scope.get("app"))
         if watches:
+            scope[_BY] = limiter
             send = self._watched(limiter, scope, send)
         if limiter.guards_undecorated:
+            scope[_BY] = limiter
             return self._guarded(limiter, scope, receive, send)
         return self.app(scope, receive, send)
 

@@ -91,6 +91,37 @@ async def test_the_applications_own_handler_answers_and_retry_after_is_there() -
     assert int(answer.headers["retry-after"]) in range(1, 61)
 
 
+@pytest.mark.parametrize("headers", [False, True])
+async def test_a_middleware_that_stands_twice_charges_once(headers: bool) -> None:
+    limiter = RateLimiter(client_address(), default_limits=["3/minute"], headers_enabled=headers)
+    app = Starlette(routes=[Route("/x", lambda request: PlainTextResponse("x"))])
+    setup_rate_limiting(app, limiter)
+    app.add_middleware(RateLimitMiddleware, limiter=limiter)
+    assert await statuses(app, "/x", 4) == [200, 200, 200, 429]
+
+
+@pytest.mark.parametrize("outer_headers", [False, True])
+async def test_a_mounted_application_with_a_limiter_of_its_own_is_limited_by_both(outer_headers: bool) -> None:
+    inner = FastAPI()
+
+    @inner.get("/x")
+    async def x() -> dict[str, str]:
+        return {}
+
+    outer = RateLimiter(client_address(), default_limits=["4/minute"], headers_enabled=outer_headers)
+    own = RateLimiter(client_address(), default_limits=["2/minute"], headers_enabled=True)
+    setup_rate_limiting(inner, own)
+    app = Starlette(routes=[Mount("/inner", inner), Route("/y", lambda request: PlainTextResponse("y"))])
+    setup_rate_limiting(app, outer)
+    async with client_of(app) as client:
+        answers = [await client.get("/inner/x") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert [answer.headers["x-ratelimit-limit"] for answer in answers] == ["2", "2", "2"]
+    assert [answer.headers["x-ratelimit-remaining"] for answer in answers] == ["1", "0", "0"]
+    assert await statuses(app, "/inner/x", 2) == [429, 429]
+    assert (await own.peek("198.51.100.7")).limits[0].remaining == 0
+
+
 async def test_a_handler_of_a_mounted_application_need_not_say_when_to_come_back() -> None:
     limiter = RateLimiter(client_address())
 
