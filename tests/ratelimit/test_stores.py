@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from smriti_scale.ratelimit.checked import Checked
 from smriti_scale.ratelimit.memory_store import MemoryStore
@@ -261,6 +261,7 @@ def test_threads_count_exactly() -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
+@settings(max_examples=30, deadline=None)
 @given(steps=st.lists(st.tuples(st.integers(0, 6), st.sampled_from(["take", "take", "take", "reset", "back"]))))
 def test_a_meter_decides_as_the_store_does(strategy: Strategy, steps: list[tuple[int, str]]) -> None:
     clock = ManualClock()
