@@ -75,9 +75,14 @@ class Enforcer:
         self._events = events
         self._prepared: dict[str, Prepared] = {}
         self._metered = engine.metered and not swallow_errors
-        self._allowed, self._denied = engine.allowed, engine.denied
+        self._plain = True
+        self.look_again()
         self.has_general_limits = bool(application or defaults)
         """Whether there are limits of the application, or defaults."""
+
+    def look_again(self) -> None:
+        """Lists or filters have changed."""
+        self._plain = not (self._filters or self._engine.needs_client())
 
     def check_now(self, request: HTTPConnection, plan: RoutePlan | None, *, scope: str = "") -> Checked | None:
         """As `check`, where no I/O is needed; None where it is.
@@ -86,13 +91,8 @@ class Enforcer:
             RateLimitExceeded: refused.
         """
         prepared = plan.prepared if plan is not None else self._prepared.get(scope)
-        if (  # the usual case in few steps: a caller that was here before, on a route whose limits ask no more
-            prepared is None
-            or (key_func := prepared.metered_by) is None
-            or self._filters
-            or self._allowed.filled
-            or self._denied.filled
-        ):
+        # The usual case in few steps: a caller that was here before, on a route whose limits ask no more.
+        if prepared is None or (key_func := prepared.metered_by) is None or not self._plain:
             return self._check_now(request, plan, scope, {}) if self._engine.immediate else None
         found = key_func(request)
         meter = prepared.meters.get(found) if type(found) is str else None

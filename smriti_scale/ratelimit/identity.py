@@ -184,19 +184,24 @@ class IdentityList:
         entries: identities as the key function returns them (`user:42`), addresses or networks.
     """
 
-    __slots__ = ("_exact", "_networks", "_verdicts", "filled")
+    __slots__ = ("_exact", "_networks", "_verdicts", "_watchers", "filled")
 
     def __init__(self, entries: Iterable[str] = ()) -> None:
         self._exact: set[str] = set()
         self._networks: set[Network] = set()
         self._verdicts: dict[str, bool] = {}
+        self._watchers: list[Callable[[], object]] = []
         self.filled = False
-        """Whether anything is on the list: looked at for every request, so it is kept at hand."""
+        """Whether anything is on the list."""
         for entry in entries:
             self.add(entry)
 
     def __bool__(self) -> bool:
         return self.filled
+
+    def watch(self, watcher: Callable[[], object]) -> None:
+        """Have it called after each change, so that nobody has to look for every request."""
+        self._watchers.append(watcher)
 
     def __contains__(self, identity: str) -> bool:
         if identity in self._exact:
@@ -221,7 +226,7 @@ class IdentityList:
         if (network := _network_of(entry)) is not None:
             self._networks.add(network)
         self._exact.add(entry)
-        self.filled = True
+        self._changed()
 
     def discard(self, entry: str) -> None:
         """Take it off again; not being there is no error."""
@@ -229,7 +234,12 @@ class IdentityList:
         self._exact.discard(entry)
         if (network := _network_of(entry)) is not None:
             self._networks.discard(network)
+        self._changed()
+
+    def _changed(self) -> None:
         self.filled = bool(self._exact or self._networks)
+        for watcher in self._watchers:
+            watcher()
 
 
 def _network_of(text: str) -> Network | None:

@@ -221,6 +221,11 @@ class RateLimiter(Limiter):
             events=self.events,
         )
         self._guards = self._enforcer.has_general_limits or ban is not None
+        self.guards_undecorated = self._guards
+        """Whether the middleware has anything to enforce: defaults, lists, bans, or routes that yield."""
+        for identities in (self.allowed, self.denied):
+            identities.watch(self._look_again)
+        self._look_again()
         storage = BlockingStorage(self._engine, self.reset)
         self._storage = storage  # type: ignore[assignment]  # the part of it that slowapi uses
         self._limiter = BlockingStrategy(self._engine, storage, self._counting)
@@ -240,11 +245,6 @@ class RateLimiter(Limiter):
         return self._engine.breaker
 
     @property
-    def guards_undecorated(self) -> bool:
-        """Whether the middleware has anything to enforce: defaults, lists, bans, or routes that yield."""
-        return self._guards or self.allowed.filled or self.denied.filled
-
-    @property
     def tells_more(self) -> bool:
         """Whether answers are to tell more than the default ones do, which have `Retry-After` for a refusal."""
         return (
@@ -253,6 +253,10 @@ class RateLimiter(Limiter):
             or self._retry_after == "http-date"
             or self._names.retry_after != HeaderNames.retry_after
         )
+
+    def _look_again(self) -> None:
+        self.guards_undecorated = self._guards or self.allowed.filled or self.denied.filled
+        self._enforcer.look_again()
 
     def duty_of(self, endpoint: object, method: str) -> RoutePlan | Literal["defaults"] | None:
         """What the middleware checks for an endpoint: the defaults, the plan of a route that yields, or nothing."""
@@ -371,6 +375,7 @@ class RateLimiter(Limiter):
     def request_filter(self, function: Callable[[], bool]) -> Callable[[], bool]:
         """Let requests pass unlimited while `function()` is true; usable as a decorator."""
         self._request_filters.append(function)
+        self._look_again()
         return function
 
     # --- looking and forgetting
@@ -464,6 +469,7 @@ class RateLimiter(Limiter):
                 plan = RoutePlan(self, self._free_name(name_of(function)))
                 guarded = guard(function, plan)
                 self._guards |= plan.by_middleware
+                self._look_again()
                 attach_plan(guarded, plan)
             plan.sources.append(source)
             plan.prepared = None

@@ -235,3 +235,33 @@ async def test_listed_callers_pass_or_are_refused_unasked() -> None:
     assert await statuses(app, "/x", 2) == [200, 429]
     limiter.denied.discard("203.0.113.66")
     assert await statuses(app, "/x", 1, address="203.0.113.66") == [200]
+
+
+async def test_lists_and_filters_may_change_while_callers_are_served() -> None:
+    limiter = RateLimiter(client_address())
+    app = FastAPI()
+    setup_rate_limiting(app, limiter)
+
+    @app.get("/limited")
+    @limiter.limit("3/minute")
+    async def limited(request: Request) -> str:
+        return "x"
+
+    @app.get("/other")
+    async def other() -> str:
+        return "x"
+
+    async def both() -> list[int]:
+        return [*await statuses(app, "/limited", 1), *await statuses(app, "/other", 1)]
+
+    assert await both() == [200, 200]
+    limiter.denied.add("198.51.100.0/24")
+    assert await both() == [403, 403]
+    limiter.denied.discard("198.51.100.0/24")
+    assert await both() == [200, 200]
+    limiter.allowed.add("198.51.100.7")
+    assert [await both() for _ in range(3)] == [[200, 200]] * 3
+    limiter.allowed.discard("198.51.100.7")
+    assert [await both() for _ in range(2)] == [[200, 200], [429, 200]]
+    limiter.request_filter(lambda: True)
+    assert await both() == [200, 200]
