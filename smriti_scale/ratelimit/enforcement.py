@@ -75,13 +75,12 @@ class Enforcer:
         self._events = events
         self._prepared: dict[str, Prepared] = {}
         self._metered = engine.metered and not swallow_errors
-        self._plain = True
         self.look_again()
         self.has_general_limits = bool(application or defaults)
         """Whether there are limits of the application, or defaults."""
 
     def look_again(self) -> None:
-        """Lists or filters have changed."""
+        """Lists or filters have changed: whether requests may go the short way is worked out anew."""
         self._plain = not (self._filters or self._engine.needs_client())
 
     def check_now(self, request: HTTPConnection, plan: RoutePlan | None, *, scope: str = "") -> Checked | None:

@@ -112,6 +112,9 @@ class RateLimiter(Limiter):
         ConfigurationError: an argument that cannot work; the message says what to do.
     """
 
+    guards_undecorated: bool
+    """Whether the middleware has anything to enforce: defaults, lists, bans, or routes that yield."""
+
     def __init__(
         self,
         key_func: Callable[..., Any],
@@ -221,8 +224,6 @@ class RateLimiter(Limiter):
             events=self.events,
         )
         self._guards = self._enforcer.has_general_limits or ban is not None
-        self.guards_undecorated = self._guards
-        """Whether the middleware has anything to enforce: defaults, lists, bans, or routes that yield."""
         for identities in (self.allowed, self.denied):
             identities.watch(self._look_again)
         self._look_again()
@@ -255,6 +256,7 @@ class RateLimiter(Limiter):
         )
 
     def _look_again(self) -> None:
+        """Lists, filters or routes have changed."""
         self.guards_undecorated = self._guards or self.allowed.filled or self.denied.filled
         self._enforcer.look_again()
 

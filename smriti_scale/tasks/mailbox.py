@@ -58,9 +58,7 @@ class Mailbox(Generic[T]):
             os.eventfd_read(self._fd)  # type: ignore[arg-type]  # there is one, else nothing calls this
         except BlockingIOError:
             return  # read already
-        items = self._items
-        while items:
-            self._deliver(items.popleft())
+        self._empty()
 
     def _empty(self) -> None:
         while self._items:

@@ -1,9 +1,9 @@
 """Publishing from async code: a thread talks to the broker, the event loop only hands over and is told.
 
-`task.delay()` blocks the loop for as long as the broker takes. Here the loop spends a few microseconds: it puts the
-call into a queue and awaits a future; results come back in batches, one wake-up for many. Making and sending messages
-on the loop by a pipelined connection was tried: it costs the loop no less for one, and three times as much for many at
-once, most of it system calls.
+`task.delay()` blocks the loop for as long as the broker takes. Here the loop spends some tens of microseconds: it puts
+the call into a queue and awaits a future; results come back in batches, one wake-up for many. Making and sending
+messages on the loop by a pipelined connection was tried: it costs the loop no less for one, and three times as much for
+many at once, most of it system calls.
 """
 
 from __future__ import annotations
